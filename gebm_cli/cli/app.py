@@ -1,0 +1,81 @@
+"""The `gebm` command: its sub-commands, and the one place where an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+# Threads that wait should sleep: spinning ones make small networks up to 30 times slower on a shared machine. Read by
+# the OpenMP runtime when torch is first imported, so it is set before any command runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import typer
+
+from gebm_cli import __version__
+from gebm_cli.cli import evaluate, runs, sample, train, two_sample_test, validate, verdict
+from gebm_cli.errors import GebmError
+
+app = typer.Typer(
+    name="gebm",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""Generalized energy-based models: a base X = B(z), reweighted by exp(-E).
+
+    [bold]train-base[/] and [bold]train-energy[/] learn the two parts, [bold]sample[/] draws from
+    pi(z) ~ eta(z) exp(-beta E(B(z))) and pushes it through B, and [bold]evaluate-fid[/], [bold]evaluate-kid[/],
+    [bold]two-sample-test[/] and [bold]verdict[/] say whether the samples are closer to the data, and how sure that is.""",
+    epilog="Exit codes: 0 done, 1 failed while running, 2 usage or configuration, 3 diverged, 130 interrupted after saving.",
+)
+for module in (train, sample, evaluate, two_sample_test, verdict, validate, runs):
+    module.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gebm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["GEBM_DEBUG"] = "1"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; every error ends in one sentence on stderr and the exit code of its kind."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of a command line."""
+    os.environ.pop("GEBM_DEBUG", None)
+    try:
+        app(argv, prog_name="gebm", standalone_mode=True)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except Exception as error:
+        if os.environ.get("GEBM_DEBUG"):
+            traceback.print_exc()
+        message, code = _explain(error)
+        print(f"gebm: {message}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    if isinstance(error, GebmError):
+        return "\n      ".join(str(error).splitlines()), error.exit_code
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror or error}", 1
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the device is out of memory; use a smaller batch_size (or sample.block_size), or --device cpu", 1
+    return f"{type(error).__name__}: {error} (this is a defect of gebm; `gebm --debug COMMAND ...` shows where)", 1

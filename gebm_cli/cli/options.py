@@ -1,0 +1,64 @@
+"""The options that commands share, and the few lines every command begins and ends with. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gebm_cli.errors import UsageError
+from gebm_cli.experiment.run import Run, find_run, runs_root
+
+if TYPE_CHECKING:
+    import torch
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+RunName = Annotated[str | None, typer.Option("--run", metavar="RUN", help="A run, by name or path.")]
+RunsDir = Annotated[
+    str | None,
+    typer.Option("--runs-dir", metavar="DIR", help="Where runs live. Default: $GEBM_RUNS_DIR, else ./runs."),
+]
+ExperimentArgument = Annotated[
+    str | None, typer.Argument(metavar="[EXPERIMENT]", help="An experiment file, or the name of one in experiments/.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of its keys, e.g. train_base.lr=2e-4.")
+]
+
+
+def split_arguments(experiment: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
+    """With --run the experiment may be left out, and the first override then stands in its place."""
+    rest = list(overrides or [])
+    if experiment is not None and "=" in experiment and not Path(experiment).exists():
+        return None, [experiment, *rest]
+    return experiment, rest
+
+
+def open_named_run(name: str | None, runs_dir: str | None) -> Run | None:
+    """The run of `--run`, or None where it is not given."""
+    return find_run(runs_root(runs_dir), name) if name is not None else None
+
+
+def resolve(device: str) -> torch.device:
+    """The device, with reduced-precision products turned off (imports torch)."""
+    from gebm_cli.core.device import exact_float32, resolve_device
+
+    exact_float32()
+    return resolve_device(device)
+
+
+def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """The result, alone on stdout: one JSON object, or the sentence for people."""
+    print(json.dumps(result) if as_json else text)
+
+
+def refuse_overrides(overrides: list[str]) -> None:
+    """A finished run has its experiment; only the flags of the command may differ."""
+    if overrides:
+        raise UsageError(
+            f"override '{overrides[0]}': a run keeps the experiment it was trained with; give an override together with "
+            "an experiment file, or use the options of this command"
+        )

@@ -1,0 +1,138 @@
+"""`gebm train-base` and `gebm train-energy`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from gebm_cli.cli.options import (
+    Device,
+    ExperimentArgument,
+    Json,
+    Overrides,
+    RunName,
+    RunsDir,
+    open_named_run,
+    print_result,
+    refuse_overrides,
+    resolve,
+    split_arguments,
+)
+from gebm_cli.cli.progress import Report, progress
+from gebm_cli.errors import UsageError
+from gebm_cli.experiment.load import load_experiment
+from gebm_cli.experiment.run import Run, newest_run, runs_root
+
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run; drawn and recorded when not given.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "train-base",
+        epilog="""Examples:\n
+    gebm train-base experiments/digits.yaml\n
+    gebm train-base experiments/cifar10.yaml train_base.steps=1000 --device cuda --seed 1\n
+    gebm train-base --run digits-001      (continue after an interruption, bit for bit)""",
+    )(train_base)
+    app.command(
+        "train-energy",
+        epilog="""Examples:\n
+    gebm train-energy experiments/digits.yaml      (the newest digits run whose base is trained)\n
+    gebm train-energy experiments/digits.yaml train_energy.penalty_weight=0.1\n
+    gebm train-energy --run digits-001 --json""",
+    )(train_energy)
+
+
+def train_base(
+    experiment: ExperimentArgument = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    run: RunName = None,
+    device: Device = "auto",
+    json: Json = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Learn the base and its critic by KALE, in a new run; with --run, continue an interrupted one."""
+    experiment, keys = split_arguments(experiment, overrides)
+    chosen = open_named_run(run, runs_dir)
+    if chosen is not None:
+        if experiment is not None:
+            raise UsageError("give either an experiment file (a new run) or --run RUN (continue that one), not both")
+        _refuse_seed(seed)
+        refuse_overrides(keys)
+    loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
+    from gebm_cli.experiment.stages import start_run, train
+
+    where = resolve(device)
+    dataset = None
+    if loaded is not None:
+        chosen, dataset = start_run(loaded, runs_root(runs_dir))
+    if chosen is None:
+        raise UsageError("give an experiment file (a new run) or --run RUN (continue that one)")
+    _finish("train-base", chosen, json, lambda run, report: train(run, "train-base", where, dataset, report))
+
+
+def train_energy(
+    experiment: ExperimentArgument = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    run: RunName = None,
+    device: Device = "auto",
+    json: Json = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Freeze the base of a run and learn its energy and log-partition; continues where an interruption stopped it."""
+    experiment, keys = split_arguments(experiment, overrides)
+    root = runs_root(runs_dir)
+    chosen = open_named_run(run, runs_dir)
+    if experiment is None:
+        _refuse_seed(seed)
+        refuse_overrides(keys)
+    loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
+    from gebm_cli.experiment.build import has_base
+    from gebm_cli.experiment.continuing import energy_run
+    from gebm_cli.experiment.stages import start_run, train
+
+    where = resolve(device)
+    if chosen is None and loaded is not None and loaded.base.kind == "circle":
+        chosen, _ = start_run(loaded, root)
+    if chosen is None:
+        chosen = newest_run(root, "train-base", loaded.name if loaded else None)
+    if not has_base(chosen):
+        raise UsageError(
+            f"{chosen.path}: its base is not trained to the end; `gebm train-base --run {chosen.name}` does that"
+        )
+    if loaded is not None:
+        chosen = energy_run(chosen, loaded, root)
+    _finish("train-energy", chosen, json, lambda run, report: train(run, "train-energy", where, None, report))
+
+
+def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], dict[str, Any]]) -> None:
+    """Train with progress, then print what came of it."""
+    print(f"{stage}: run {run.path}, seed {run.seed}", file=sys.stderr)
+    with progress(f"{stage} {run.name}") as report:
+        result = work(run, report)
+    result = {"run": run.name, "stage": stage, "step": result.pop("step"), "status": "completed", **result}
+    figures = [f"{name} {result[name]:.4g}" for name in ("kale", "kale_train", "kale_held_out") if name in result]
+    if "log_partition_estimate" in result:
+        error = result["log_partition_standard_error"]
+        figures.append(f"log-partition {result['log_partition_estimate']:.4g} +- {error:.2g}")
+    following = "train-energy --run" if stage == "train-base" else "sample --run"
+    print_result(
+        result,
+        as_json,
+        f"{run.name}: {stage} completed after {result['step']} steps{': ' if figures else ''}{', '.join(figures)}\n"
+        f"next: gebm {following} {run.name}",
+    )
+
+
+def _seed_flag(seed: int | None) -> dict[str, tuple[str, str]]:
+    return {} if seed is None else {"seed": ("--seed", str(seed))}
+
+
+def _refuse_seed(seed: int | None) -> None:
+    if seed is not None:
+        raise UsageError("--seed: a run keeps its seed; give --seed together with an experiment file")

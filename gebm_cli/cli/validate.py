@@ -1,0 +1,35 @@
+"""`gebm validate`: all errors of an experiment at once, without side effects."""
+
+from __future__ import annotations
+
+import typer
+
+from gebm_cli.cli.options import ExperimentArgument, Json, Overrides, print_result, split_arguments
+from gebm_cli.errors import UsageError
+from gebm_cli.experiment.load import load_experiment
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "validate",
+        epilog="""Examples:\n
+    gebm validate experiments/digits.yaml\n
+    gebm validate experiments/cifar10.yaml train_base.lr=2e-4 data.download=false""",
+    )(validate)
+
+
+def validate(experiment: ExperimentArgument = None, overrides: Overrides = None, json: Json = False) -> None:
+    """Check every key of an experiment, read its data, and pass one latent through its networks. Trains and writes nothing."""
+    experiment, keys = split_arguments(experiment, overrides)
+    if experiment is None:
+        raise UsageError("give the experiment file to validate")
+    loaded = load_experiment(experiment, keys)
+    from gebm_cli.experiment.stages import describe
+
+    result = {"experiment": loaded.name, "valid": True, **describe(loaded)}
+    print_result(
+        result,
+        json,
+        f"{experiment}: valid; {result['n_train']} training and {result['n_held_out']} held-out points of shape "
+        f"{tuple(result['shape'])}, base {result['base_parameters']} and energy {result['energy_parameters']} parameters",
+    )

@@ -1,0 +1,89 @@
+"""`gebm verdict`: is the GEBM better than its base?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from gebm_cli.cli.evaluate import FeaturesOption, Weights, check_features
+from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, resolve
+from gebm_cli.cli.progress import Counter, progress
+from gebm_cli.experiment.run import newest_run, runs_root
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "verdict",
+        epilog="""Examples:\n
+    gebm verdict      (the newest run with a trained energy)\n
+    gebm verdict --run digits-001 --json""",
+    )(verdict)
+
+
+def verdict(
+    run: RunName = None,
+    features: FeaturesOption = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Compare a run's newest base samples and newest GEBM samples: FID, KID, and whether the difference is significant.
+
+    Against training and held-out data; the p-value is that of the relative test on KID (Bounliphone et al. 2016).
+    """
+    check_features(features)
+    chosen = open_named_run(run, runs_dir) or newest_run(runs_root(runs_dir), "train-energy")
+    from gebm_cli.experiment import inputs, scoring
+
+    where = resolve(device)
+    base = inputs.read_sample_set(inputs.newest_sample_set(chosen, base=True))
+    gebm = inputs.read_sample_set(inputs.newest_sample_set(chosen, base=False))
+    splits = {name: inputs.split_of(chosen, name) for name in inputs.SPLITS}
+    with progress("classifier features") as learning:
+        network = scoring.choose_features(
+            gebm, splits["train"], chosen, features, weights, where, "inception", lambda i, n: learning(i, n, {})
+        )
+    sides = [base, gebm, *(s for s in splits.values() if len(s.data) > 1)]
+    with progress("verdict", "images") as report:
+        counter = Counter(report, sum(len(s.data) for s in sides))
+        extracted = [network(side.data, on_batch=counter) for side in sides]
+    references = {s.name.rpartition(":")[2]: f for s, f in zip(sides[2:], extracted[2:], strict=True)}
+    result: dict[str, Any] = {
+        "run": chosen.name,
+        "base": base.name,
+        "gebm": gebm.name,
+        "n_base": len(base.data),
+        "n_gebm": len(gebm.data),
+        **scoring.describe_features(network),
+        "references": scoring.verdict(extracted[0], extracted[1], references),
+    }
+    chosen.add_score({"metric": "verdict", **result}, "verdict")
+    print_result(result, json, _table(result))
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [
+        f"Verdict on {result['run']}: {result['n_base']} samples of the base ({result['base']}) and {result['n_gebm']} of the "
+        f"GEBM ({result['gebm']}), {result['features']} features {result['weights_hash'][:8]}"
+    ]
+    for name, entry in result["references"].items():
+        lines.append(f"  against {entry['n_real']} {name} points")
+        for metric in ("fid", "kid"):
+            if f"{metric}_base" in entry:
+                cells = [
+                    f"{side:>5} {entry[f'{metric}_{side}']:9.4g} +- {entry[f'{metric}_{side}_standard_error']:.2g}"
+                    for side in ("base", "gebm")
+                ]
+                ratio = (
+                    entry[f"{metric}_gebm"] / entry[f"{metric}_base"] if entry[f"{metric}_base"] > 0 else float("nan")
+                )
+                lines.append(f"    {metric.upper()}  {'   '.join(cells)}   ratio {ratio:.3f}")
+        better = "better" if entry["kid_difference"] < 0 else "worse"
+        word = f"significantly {better}" if entry["significant"] else "not significantly better"
+        lines.append(
+            f"    the GEBM is {word} than its base: KID difference {entry['kid_difference']:.3g} "
+            f"+- {entry['kid_difference_standard_error']:.2g}, p = {entry['p_value']:.2g}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""Image data sets: scikit-learn's digits, CIFAR-10, any folder, any array. All become uint8 (n, c, h, w)."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.device import make_generator
+from gebm_cli.errors import UsageError
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+SHUFFLE_SEED = 2021  # the held-out points are the same in every run, whatever its seed
+
+
+def digits(held_out: int) -> Dataset:
+    """The 1,797 8x8 digits of scikit-learn (UCI, Alpaydin and Kaynak 1998); levels 0..16 become 0..255."""
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    images = torch.from_numpy(np.rint(loaded.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    return _split("digits", images, torch.from_numpy(loaded.target.astype(np.int64)), held_out)
+
+
+def cifar10(root: str, download: bool) -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009) in its own split of 50,000 and 10,000.
+
+    Raises:
+        UsageError: it is neither there nor can be downloaded; the message says where to put it.
+    """
+    from torchvision.datasets import CIFAR10
+
+    remedy = (
+        f"put the extracted folder cifar-10-batches-py into '{root}' (data.root), or use a folder of its images "
+        "with data.kind: folder"
+    )
+    parts: list[tuple[Tensor, Tensor]] = []
+    for train in (True, False):
+        try:
+            loaded = CIFAR10(root, train=train, download=download)
+        except (OSError, RuntimeError) as error:
+            what = "could not be downloaded" if download else "is not there and data.download is false"
+            raise UsageError(f"data: CIFAR-10 {what} ({_one_line(error)}); {remedy}") from None
+        parts.append((torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(loaded.targets)))
+    return Dataset("cifar10", parts[0][0], parts[1][0], parts[0][1], parts[1][1])
+
+
+def folder(path: str, size: int | None, channels: int | None, held_out: float) -> Dataset:
+    """Every image below `path`; the names of class sub-folders, sorted, become labels 0, 1, ..."""
+    images, labels = read_folder(path, size, channels)
+    return _split(Path(path).name, images, labels, round(held_out * len(images)))
+
+
+def array(path: str, held_out: float) -> Dataset:
+    """The images of a .npy or .npz file."""
+    data, labels = read_array(path)
+    if data.dtype != torch.uint8:
+        raise UsageError(f"{path}: expected uint8 images, got {data.dtype} of shape {tuple(data.shape)}")
+    return _split(Path(path).stem, data, labels, round(held_out * len(data)))
+
+
+def _split(name: str, images: Tensor, labels: Tensor | None, held_out: int) -> Dataset:
+    order = torch.randperm(len(images), generator=make_generator(SHUFFLE_SEED, "held-out"))
+    kept, out = order[held_out:], order[:held_out]
+    if len(kept) < 2:
+        raise UsageError(f"{name}: {len(images)} image(s) leave {len(kept)} for training; at least 2 are needed")
+    if labels is None:
+        return Dataset(name, images[kept], images[out])
+    return Dataset(name, images[kept], images[out], labels[kept], labels[out])
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_folder(path: str, size: int | None = None, channels: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """All images below `path` in the order of their names, uint8 (n, c, h, w), with labels from class sub-folders.
+
+    With `size`, the short side is resized (antialiased bicubic) and the centre cropped; with `channels`, every image is
+    converted to grey or RGB. Without them nothing is converted, and images that disagree are an error.
+
+    Raises:
+        UsageError: no folder, no images, unreadable or disagreeing images; bad files are named, at most ten of them.
+    """
+    files = image_files(path)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        loaded = list(pool.map(lambda file: _read_image(file, size, channels), files))
+    problems = [f"{f}: {p}" for f, p in zip(files, loaded, strict=True) if isinstance(p, str)]
+    arrays = [a for a in loaded if not isinstance(a, str)]
+    if not problems:
+        problems = _disagreements(files, arrays)
+    if problems:
+        more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise UsageError("\n".join(problems[:10]) + more)
+    classes = [file.relative_to(path).parts[0] if len(file.relative_to(path).parts) > 1 else "" for file in files]
+    names = sorted(set(classes))
+    labels = torch.tensor([names.index(c) for c in classes]) if len(names) > 1 and "" not in names else None
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), labels
+
+
+def image_files(path: str) -> list[Path]:
+    """The image files below a folder, sorted by name; `grid.png` and other pictures beside a sample set are not among them.
+
+    Raises:
+        UsageError: it is not a folder or holds no image.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise UsageError(f"{path}: {'is a file, not a folder' if root.exists() else 'no such folder'} of images")
+    if (root / "sample.yaml").exists() and (root / "images").is_dir():
+        root = root / "images"
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS and not f.name.startswith("."))
+    if not files:
+        raise UsageError(f"{path}: no images here; looked, also in sub-folders, for {', '.join(sorted(EXTENSIONS))}")
+    return files
+
+
+_MODES: dict[str, int] = {"1": 1, "L": 1, "RGB": 3, "P": 3}
+
+
+def _read_image(file: Path, size: int | None, channels: int | None) -> np.ndarray | str:
+    """The image as (h, w, c) uint8, or a sentence that says why not."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+            if image.mode.startswith(("I", "F")):
+                return f"has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits first"
+            if image.mode not in _MODES or "transparency" in image.info:
+                return f"has mode {image.mode} or transparency; expected grey or RGB without transparency"
+            picture = image.convert({1: "L", 3: "RGB"}[channels or _MODES[image.mode]])
+            if size is not None:
+                picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+            pixels = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"is not a readable image, perhaps truncated ({_one_line(error)}); remove or replace it"
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _disagreements(files: list[Path], arrays: list[np.ndarray]) -> list[str]:
+    """A sentence for each image whose shape is not the most common one."""
+    shapes = [a.shape for a in arrays]
+    common = max(set(shapes), key=shapes.count)
+    describe: Callable[[tuple[int, ...]], str] = lambda s: f"{s[1]}x{s[0]} {'grey' if s[2] == 1 else 'RGB'}"  # noqa: E731
+    return [
+        f"{file}: is {describe(shape)}, most images here are {describe(common)}; convert it, "
+        "or in an experiment set data.size and data.channels"
+        for file, shape in zip(files, shapes, strict=True)
+        if shape != common
+    ]
+
+
+def read_array(path: str) -> tuple[Tensor, Tensor | None]:
+    """A .npy or .npz file as uint8 images (n, c, h, w) or float32 points (n, d), with `labels` where the file has them.
+
+    Raises:
+        UsageError: no such file, not an array file, or of another type or shape.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"{path}: is not a readable .npy or .npz file ({_one_line(error)})") from None
+    name = next((n for n in ("images", "samples") if n in arrays), None) or (
+        next(iter(arrays)) if len(arrays) == 1 else ""
+    )
+    if not name:
+        raise UsageError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array named `images`")
+    data = arrays[name]
+    labels = torch.from_numpy(arrays["labels"].astype(np.int64)) if "labels" in arrays else None
+    if data.dtype == np.uint8 and data.ndim == 3:
+        data = data[..., None]
+    if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] in (1, 3) and len(data):
+        return torch.from_numpy(data).permute(0, 3, 1, 2).contiguous(), labels
+    if np.issubdtype(data.dtype, np.floating) and data.ndim == 2 and len(data) and np.isfinite(data).all():
+        return torch.from_numpy(data.astype(np.float32)), labels
+    raise UsageError(
+        f"{path}: `{name}` is {data.dtype} of shape {data.shape}; expected uint8 images (n, height, width, 1 or 3) "
+        "or finite float points (n, d), with n at least 1"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

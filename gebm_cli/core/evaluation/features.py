@@ -1,0 +1,126 @@
+"""Feature networks: what a score compares. Every score names its network and the hash of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gebm_cli.core.data.dataset import to_float
+from gebm_cli.core.device import seeded_construction
+
+
+@dataclass(frozen=True)
+class Features:
+    """A named map from data to (n, dim) features, with the hash of what it was made of."""
+
+    name: str
+    network: nn.Module
+    weights_hash: str
+    device: torch.device
+
+    def __call__(self, data: Tensor, batch_size: int = 250, on_batch: Callable[[int], None] = lambda n: None) -> Tensor:
+        """Features of images (n, c, h, w) uint8 or points (n, d), float32 on the device; `on_batch` hears of progress."""
+        parts = []
+        with torch.inference_mode():
+            for batch in data.split(batch_size):
+                parts.append(self.network(to_float(batch.to(self.device))).float())
+                on_batch(len(batch))
+        return torch.cat(parts)
+
+
+def pixels(device: torch.device) -> Features:
+    """The data themselves, flattened; images in [-1, 1]."""
+    return Features("pixels", nn.Flatten(), "none", device)
+
+
+# ---------------------------------------------------------------------------------------------------------- classifier
+
+N_FEATURES = 64
+CLASSIFIER_RECIPE = "conv32-conv64-pool-conv64-linear64, Adam 1e-3 linear decay, 1200 steps of 64, seed 0, version 1"
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier; its features are the 64 units before the logits, scaled to mean square 1."""
+
+    def __init__(self, channels: int, n_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(64 * 16, N_FEATURES),
+            nn.ReLU(),
+        )
+        self.logits = nn.Linear(N_FEATURES, n_classes)
+        self.scale = nn.Buffer(torch.ones(()))
+        self.held_out_accuracy = nn.Buffer(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (n, 64) of images (n, c, h, w) in [-1, 1]."""
+        return self.body(x) / self.scale
+
+
+def train_classifier(
+    images: Tensor,
+    labels: Tensor,
+    held_out: Tensor,
+    held_out_labels: Tensor,
+    device: torch.device,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Classifier:
+    """Learn a classifier of images (n, c, h, w) uint8 by their labels (n,), and measure it on held-out ones.
+
+    The same data give the same network on the same kind of device: everything random comes from seed 0.
+    """
+    steps, batch = 1200, min(64, len(images))
+    with seeded_construction(0, "classifier"):
+        network = Classifier(images.shape[1], int(labels.max()) + 1).to(device)
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, steps)
+    images, labels = images.to(device), labels.to(device)
+    for step in range(steps):
+        index = torch.randperm(len(images), generator=generator)[:batch].to(device)
+        loss = nn.functional.cross_entropy(network.logits(network(to_float(images[index]))), labels[index])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        decay.step()
+        on_step(step + 1, steps)
+    network.eval().requires_grad_(False)
+    features = torch.cat([network(to_float(b)) for b in images.split(1000)])
+    network.scale.copy_(features.square().mean().sqrt())
+    if len(held_out):
+        guesses = torch.cat(
+            [network.logits(network.body(to_float(b.to(device)))).argmax(1) for b in held_out.split(1000)]
+        )
+        network.held_out_accuracy.copy_((guesses.cpu() == held_out_labels).float().mean())
+    return network
+
+
+def state_hash(network: nn.Module) -> str:
+    """sha256 of a network's parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def data_hash(*tensors: Tensor) -> str:
+    """sha256 of the contents, types and shapes of tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()

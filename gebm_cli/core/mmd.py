@@ -1,0 +1,102 @@
+"""The maximum mean discrepancy: one unbiased estimate with its standard error, for KID and for every test.
+
+    MMD^2_u = sum_{i!=j} k(x_i, x_j) / (n(n-1)) + sum_{i!=j} k(y_i, y_j) / (m(m-1)) - 2 sum_{i,j} k(x_i, y_j) / (nm)
+
+Kernel matrices are streamed in blocks, so memory is O(block * n), and all sums are float64. n != m is legal everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gebm_cli.core.kernels import Kernel
+
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its standard error."""
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of two dependent estimates; z = value / standard_error, or nan where the variance is not positive."""
+
+    value: float
+    standard_error: float
+
+    @property
+    def z(self) -> float:
+        return self.value / self.standard_error if self.standard_error > 0 else math.nan
+
+    @property
+    def p_less(self) -> float:
+        """One-sided p-value for the alternative `value < 0`: Phi(z), nan when undecided."""
+        return 0.5 * math.erfc(-self.z / math.sqrt(2.0)) if self.standard_error > 0 else math.nan
+
+
+def row_means(kernel: Kernel, x: Tensor, y: Tensor | None = None) -> Tensor:
+    """mean_j k(x_i, y_j) for each i, (n,) float64; without y, the mean over j != i of k(x_i, x_j)."""
+    other = x if y is None else y
+    sums = []
+    for start in range(0, len(x), BLOCK):
+        block = kernel(x[start : start + BLOCK], other)
+        if y is None:
+            block.diagonal(start).zero_()
+        sums.append(block.sum(1, dtype=torch.float64))
+    return torch.cat(sums) / (len(other) - (y is None))
+
+
+def column_and_row_means(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """mean_j k(x_i, y_j) for each i and mean_i k(x_i, y_j) for each j, in one pass over the matrix."""
+    rows, columns = [], torch.zeros(len(y), dtype=torch.float64, device=x.device)
+    for start in range(0, len(x), BLOCK):
+        block = kernel(x[start : start + BLOCK], y)
+        rows.append(block.sum(1, dtype=torch.float64))
+        columns += block.sum(0, dtype=torch.float64)
+    return torch.cat(rows) / len(y), columns / len(x)
+
+
+def mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> Estimate:
+    """Unbiased MMD^2 of x (n, d) and y (m, d), with the first-order standard error
+
+        SE^2 = 4 var_i(h_x) / n + 4 var_j(h_y) / m,   h_x(i) = mean_{j!=i} k(x_i, x_j) - mean_j k(x_i, y_j).
+
+    The value may be negative. The error is within 7 % of the truth when the laws differ, a third too large when they do
+    not (Sutherland 2019 gives the full U-statistic variance; it goes negative near zero, this form does not).
+    """
+    hx, hy, value = _projections(x, y, kernel)
+    return Estimate(value, math.sqrt(4 * _variance(hx) / len(x) + 4 * _variance(hy) / len(y)))
+
+
+def relative_mmd2(reference: Tensor, x: Tensor, y: Tensor, kernel: Kernel) -> Difference:
+    """MMD^2_u(reference, x) - MMD^2_u(reference, y): negative when x is closer. All (n_i, d), any sizes.
+
+    The joint normal law of the two estimates shares the reference (Bounliphone et al., 2016, section 3): its covariance
+    enters through the difference of the reference's two projections, by row sums.
+    Deviation: no floor on the variance. The released code floors it at 1e-5, which swamps variances of KID's size.
+    """
+    rx, hx, value_x = _projections(reference, x, kernel)
+    ry, hy, value_y = _projections(reference, y, kernel)
+    variance = 4 * (_variance(rx - ry) / len(reference) + _variance(hx) / len(x) + _variance(hy) / len(y))
+    return Difference(value_x - value_y, math.sqrt(variance))
+
+
+def _projections(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, float]:
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"`x` and `y` need at least 2 rows each, got {len(x)} and {len(y)}")
+    xx, yy = row_means(kernel, x), row_means(kernel, y)
+    xy, yx = column_and_row_means(kernel, x, y)
+    return xx - xy, yy - yx, (xx.mean() + yy.mean() - 2.0 * xy.mean()).item()
+
+
+def _variance(values: Tensor) -> float:
+    return values.var(correction=1).item()

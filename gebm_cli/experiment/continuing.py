@@ -1,0 +1,66 @@
+"""Which run an energy is trained in: the run of its base, or a fork of it that shares the base."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from gebm_cli.errors import UsageError
+from gebm_cli.experiment.files import write_atomically, write_yaml
+from gebm_cli.experiment.load import to_yaml
+from gebm_cli.experiment.run import Run, create_run
+from gebm_cli.experiment.schema import Experiment
+
+OF_THE_BASE = ("name", "data", "latent_dim", "base", "energy")
+
+
+def energy_run(base_run: Run, wanted: Experiment, root: Path) -> Run:
+    """The run in which to train the energy that `wanted` describes on the base of `base_run`.
+
+    It is `base_run` itself while no energy was begun there, or while the same one is unfinished; otherwise a new run
+    that copies the base's checkpoints, so that several energies can be learned on one base and nothing is overwritten.
+
+    Raises:
+        UsageError: `wanted` describes another base, energy or data than the run has; every differing key is listed.
+    """
+    have = base_run.experiment
+    different = [key for part in OF_THE_BASE for key in differences(part, getattr(have, part), getattr(wanted, part))]
+    if different:
+        raise UsageError(
+            f"{base_run.path}: was trained with other settings than the experiment now has; undo the change, or train a "
+            "new base with `gebm train-base`:\n" + "\n".join(different)
+        )
+    # The base is trained: how is the run's own affair, whatever the file says by now.
+    seed = have.seed if wanted.seed is None else wanted.seed
+    wanted = wanted.model_copy(update={"seed": seed, "train_base": have.train_base})
+    begun = base_run.last_session("train-energy")
+    if wanted == have and (begun is None or begun["status"] in ("interrupted", "crashed", "failed")):
+        return base_run
+    if begun is None and wanted.seed == have.seed:
+        with base_run.lock():
+            write_atomically(base_run.path / "experiment.yaml", to_yaml(wanted).encode())
+        return Run(base_run.path, wanted)
+    return _fork(base_run, wanted, root)
+
+
+def _fork(base_run: Run, experiment: Experiment, root: Path) -> Run:
+    run = create_run(experiment, root)
+    shutil.copytree(base_run.checkpoints("train-base"), run.checkpoints("train-base"))
+    record: dict[str, Any] = run.record()
+    record["base_from"] = base_run.name
+    record["stages"] = [s for s in base_run.record()["stages"] if s["stage"] == "train-base"]
+    write_yaml(run.path / "record.yaml", record)
+    return run
+
+
+def differences(name: str, have: Any, wanted: Any) -> list[str]:
+    """`key: has X, asked for Y` for every key below `name` in which two settings differ."""
+    if hasattr(have, "model_dump") and type(have) is type(wanted):
+        fields = type(have).model_fields
+        return [d for f in fields for d in differences(f"{name}.{f}", getattr(have, f), getattr(wanted, f))]
+    return [] if have == wanted else [f"{name}: the run has {_short(have)}, asked for {_short(wanted)}"]
+
+
+def _short(value: Any) -> str:
+    return f"kind {value.kind}" if hasattr(value, "kind") else str(value)

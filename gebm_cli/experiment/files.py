@@ -1,0 +1,91 @@
+"""Writing so that a crash, a full disk or a second process never leaves half a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gebm_cli.errors import GebmError, UsageError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the file, flush, fsync, rename: the old content stays until the new one is safe on the disk.
+
+    Raises:
+        GebmError: it cannot be written; the previous file, if any, is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise GebmError(f"{path}: cannot be written: {error.strerror}; nothing was changed") from None
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable where the system allows a folder to be synced."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write plain types as YAML, atomically."""
+    write_atomically(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_yaml(path: Path) -> Any:
+    """Read YAML written by `write_yaml`.
+
+    Raises:
+        GebmError: it cannot be read or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GebmError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise GebmError(f"{path}: is not readable as YAML; it was not written by gebm, or was changed") from None
+
+
+def numbered(folder: Path, stem: str, suffix: str = "") -> Path:
+    """The first free `stem-001`, `stem-002`, ... in a folder that is made if absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (path := folder / f"{stem}-{number:03d}{suffix}").exists():
+        number += 1
+    return path
+
+
+@contextmanager
+def folder_appears_whole(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder beside `path`; it takes the name `path` only when the block succeeds.
+
+    Raises:
+        UsageError: `path` exists and is not an empty folder.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{path}: exists already, and nothing is overwritten; name another folder or remove it")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
