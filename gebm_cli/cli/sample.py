@@ -99,11 +99,10 @@ def sample(
     loaded = None if experiment is None else load_experiment(experiment, keys, flags)
     chosen = open_named_run(run, runs_dir) or _newest(runs_dir, loaded.name if loaded else None, sampler)
     settings = (loaded or load_experiment(chosen.path / "experiment.yaml", keys, flags)).sample
-    from gebm_cli.experiment.build import has_base
     from gebm_cli.experiment.drawing import draw
 
     stage = "train-base" if settings.sampler == "none" else "train-energy"
-    if not (has_base(chosen) if stage == "train-base" else chosen.has(stage)):
+    if not chosen.has(stage):
         raise UsageError(f"{chosen.path}: has not finished {stage}; run `gebm {stage} --run {chosen.name}` first")
     where = resolve(device)
     target = out or numbered(chosen.path / "samples", "base" if settings.sampler == "none" else settings.sampler)

@@ -92,7 +92,6 @@ def train_energy(
         _refuse_seed(seed)
         refuse_overrides(keys)
     loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
-    from gebm_cli.experiment.build import has_base
     from gebm_cli.experiment.continuing import energy_run
     from gebm_cli.experiment.stages import start_run, train
 
@@ -101,7 +100,7 @@ def train_energy(
         chosen, _ = start_run(loaded, root)
     if chosen is None:
         chosen = newest_run(root, "train-base", loaded.name if loaded else None)
-    if not has_base(chosen):
+    if not chosen.has("train-base"):
         raise UsageError(
             f"{chosen.path}: its base is not trained to the end; `gebm train-base --run {chosen.name}` does that"
         )

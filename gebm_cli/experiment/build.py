@@ -108,11 +108,6 @@ class Gebm:
     energy: Energy | None
 
 
-def has_base(run: Run) -> bool:
-    """True when the run's base can be used: trained to its end, or without parameters."""
-    return run.experiment.base.kind == "circle" or run.has("train-base")
-
-
 def load_gebm(run: Run, shape: tuple[int, ...], device: torch.device, with_energy: bool) -> Gebm:
     """The networks of a run, for sampling.
 

@@ -69,7 +69,9 @@ class Run:
         return last
 
     def has(self, stage: str) -> bool:
-        """True when the stage was trained to its end."""
+        """True when the stage was trained to its end, or has nothing to train (a base without parameters)."""
+        if stage == "train-base" and self.experiment.base.kind == "circle":
+            return True
         last = self.last_session(stage)
         return last is not None and last["status"] == TRAINED
 

@@ -130,6 +130,8 @@ def _read_image(file: Path, size: int | None, channels: int | None) -> np.ndarra
     """The image as (h, w, c) uint8, or a sentence that says why not."""
     try:
         with Image.open(file) as image:
+            image.verify()  # checks what decoding alone forgives, such as a missing end; it uses the file up
+        with Image.open(file) as image:
             image.load()
             if image.mode.startswith(("I", "F")):
                 return f"has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits first"

@@ -1,0 +1,198 @@
+"""Generates docs/experiment-files.md, the reference of every key, from the schema. Imports no torch.
+
+python -m gebm_cli.experiment.key_reference > docs/experiment-files.md
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from gebm_cli.experiment.load import models_in
+from gebm_cli.experiment.schema import Experiment
+
+INTRODUCTION = """\
+# Experiment files
+
+<!-- Generated from gebm_cli/experiment/schema.py. Do not edit; run
+     python -m gebm_cli.experiment.key_reference > docs/experiment-files.md -->
+
+An experiment file is one page of YAML that says everything a run needs: the data, the two networks, how they are
+trained, how samples are drawn and how they are scored. [experiments/digits.yaml](../experiments/digits.yaml) is one.
+Only `name`, `data`, `base` and `energy` must be given. Every other key has a default.
+
+```yaml
+name: digits
+data:
+  kind: digits
+latent_dim: 16
+base:
+  kind: conv
+energy:
+  kind: conv
+train_base:
+  steps: 4000
+  lr: 5e-4
+```
+
+## How a value is found
+
+**Where an experiment is looked for.** A command takes the path of a file, or a bare name: `digits` stands for
+`experiments/digits.yaml` below the current folder. A file of that very name wins.
+
+**Precedence.** Defaults < file < overrides < flags. An override stands after the file on the command line:
+
+```
+gebm train-base experiments/digits.yaml train_base.lr=1e-4 seed=3
+```
+
+**Overrides** are written `key=value`, with dots between a section and its key. They are split at the first `=`, so a
+value may hold another one. The value is read as YAML: `train_base.betas=[0.0, 0.9]` is a list, and
+`train_base.ema_halflife_steps=null` is null.
+
+**Conversion.** A value is kept as the text you wrote and converted by the type declared below. So `1e-4` is a number,
+`010` is ten, and `no` is false where true or false is asked for and the word "no" where text is asked for. A whole
+number is written in digits: `10000`, not `1e4`. Infinity and NaN are refused.
+
+**Empty sections.** `sample:` with nothing below it means its defaults. Unquoted `null`, `~` or nothing is null.
+
+## What is refused
+
+- An unknown key. The message names the nearest key there is.
+- A key given twice, a required key left out, a value of the wrong type or out of its range.
+- YAML aliases (`*name`), and every tag that is not one of YAML's own plain types.
+- A file larger than 1 MB or not in UTF-8.
+
+All problems of a file are reported at once, each with its place (file and line, or the override), what was found and
+what was expected. The exit code is then 2 and no run is made. An experiment file is data: nothing in it can run code.
+
+`gebm validate experiments/digits.yaml` makes the same checks, reads the data and passes one latent through freshly
+built networks. It trains nothing. (With `data.kind: cifar10` and `data.download: true` it downloads the data when they
+are absent, as training would.)
+
+A run keeps its resolved experiment, with every key written out, in `experiment.yaml`. That file can be given to any
+command again.
+"""
+
+# What the schema's three unions are for; the other sections say it in their docstrings.
+UNIONS = {
+    "data": "What is learned. Images become numbers in [-1, 1].",
+    "base": "The base B: a network from the latent to the data. Points in the plane need `mlp` or `circle`, images `conv` "
+    "or `sngan`. `conv` needs square images with a side of 2, 3, 5 or 7 times a power of two (at least 2); `sngan` needs "
+    "32x32 RGB; `circle` needs `latent_dim: 2`.",
+    "energy": "The energy E: a network from the data to one number. In `train-base` the same kind of network is the "
+    "critic. Points in the plane need `mlp`, images `conv` or `sngan`, with the same sizes as for the base.",
+}
+
+_WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
+_LIMITS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "max_length": "at most {} characters"}
+
+
+def reference() -> str:
+    """The whole page, in Markdown."""
+    parts = [INTRODUCTION, "## Top level\n", _table(Experiment)]
+    for name, field in Experiment.model_fields.items():
+        models = models_in(field.annotation)
+        if models:
+            parts += [f"## `{name}`\n", *_section(name, models)]
+    return "\n".join(parts)
+
+
+def _section(name: str, models: list[type[BaseModel]]) -> list[str]:
+    """A section's paragraphs: one table, or for a union one per kind."""
+    if name not in UNIONS:
+        return [f"{_doc(models[0])}\n", _table(models[0])]
+    parts = [f"{UNIONS[name]}\n"]
+    for model in models:
+        kind = get_args(model.model_fields["kind"].annotation)[0]
+        parts += [f"### `{name}.kind: {kind}`\n", f"{_doc(model)}\n", _table(model)]
+    return parts
+
+
+def _table(model: type[BaseModel]) -> str:
+    rows = ["| key | type and range | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in model.model_fields.items():
+        cells = [f"`{name}`", type_of(field), default_of(field), meaning_of(name, field)]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _doc(model: type[BaseModel]) -> str:
+    return inspect.cleandoc(model.__doc__ or "")
+
+
+def meaning_of(name: str, field: FieldInfo) -> str:
+    """The description of a key; of a section, a link to it."""
+    if field.description:
+        return field.description
+    if models_in(field.annotation):
+        return f"See [`{name}`](#{name})."
+    return "The kind of this section." if name == "kind" else ""
+
+
+def type_of(field: FieldInfo) -> str:
+    """The type of a key in words, with its range."""
+    models = models_in(field.annotation)
+    if len(models) > 1:
+        return "section, by its `kind`"
+    if models:
+        return "section"
+    return _with_limits(_spell(field.annotation), field.metadata)
+
+
+def _spell(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner, *metadata = arguments
+        return _with_limits(_spell(inner), _flat(metadata))
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_spell(argument) for argument in arguments)
+    if origin is tuple:
+        return f"list of {len(arguments)}, each a {_spell(arguments[0])}"
+    return _WORDS[annotation]
+
+
+def _flat(metadata: Iterable[Any]) -> list[Any]:
+    """The metadata of an alias such as `Count`, which pydantic keeps inside a `FieldInfo`."""
+    return [item for m in metadata for item in (m.metadata if isinstance(m, FieldInfo) else [m])]
+
+
+def _with_limits(word: str, metadata: Iterable[Any]) -> str:
+    found = {name: getattr(m, name) for m in metadata for name in (*_LIMITS, "pattern") if hasattr(m, name)}
+    limits = [text.format(_number(found[name])) for name, text in _LIMITS.items() if found.get(name) is not None]
+    if found.get("pattern"):
+        limits.append(f"of the form `{found['pattern']}`")
+    return " ".join([word, ", ".join(limits)]).strip()
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) and value > 2**31 and value.bit_count() == 1:
+        return f"2^{value.bit_length() - 1}"
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def default_of(field: FieldInfo) -> str:
+    """The default as one would write it in the file."""
+    if field.is_required():
+        return "required"
+    return "its defaults" if models_in(field.annotation) else f"`{_yaml(field.default)}`"
+
+
+def _yaml(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_yaml(v) for v in value) + "]"
+    return _number(value) if isinstance(value, int | float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,135 @@
+"""The run folder: exclusive numbers, honest status, metrics that a resume does not double."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from gebm_cli.errors import DivergedError, GebmError, InterruptedRun, UsageError
+from gebm_cli.experiment.continuing import energy_run
+from gebm_cli.experiment.load import load_experiment
+from gebm_cli.experiment.run import all_runs, create_run, find_run, newest_run
+
+EXPERIMENT = load_experiment(Path(__file__).parents[2] / "experiments/digits.yaml", ["seed=1"])
+
+
+@pytest.fixture
+def run(tmp_path):
+    return create_run(EXPERIMENT, tmp_path)
+
+
+def _create_many(root: str) -> list[str]:
+    return [create_run(EXPERIMENT, Path(root)).name for _ in range(5)]
+
+
+def test_two_processes_never_share_a_run(tmp_path):
+    """Ten runs made by two processes at once have ten names."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        names = sum(pool.map(_create_many, [str(tmp_path)] * 2), [])
+    assert len(set(names)) == 10 and len(all_runs(tmp_path)) == 10
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (None, "completed", 0),
+        (DivergedError("nan"), "diverged", 3),
+        (InterruptedRun("stop"), "interrupted", 130),
+        (KeyboardInterrupt(), "interrupted", 130),
+        (RuntimeError("boom"), "failed", 1),
+        (UsageError("bad"), "failed", 2),
+    ],
+)
+def test_a_session_is_recorded_however_it_ends(run, error, status, code):
+    """Status, exit code and message are in record.yaml, and the error goes on to the caller."""
+    try:
+        with run.session("train-base", "cpu") as entry:
+            entry["step"] = 7
+            if error is not None:
+                raise error
+    except BaseException as caught:
+        assert caught is error
+    last = run.last_session("train-base")
+    assert (last["status"], last["exit_code"], last["step"], last["seed"]) == (status, code, 7, 1)
+    assert run.has("train-base") == (status == "completed")
+    assert {"argv", "start", "end", "device", "versions", "git"} <= set(last)
+
+
+def test_a_running_session_that_nobody_holds_is_called_crashed(run):
+    """While the lock is held it runs; once the process is gone it has crashed."""
+    with run.session("train-base", "cpu"):
+        assert run.last_session("train-base")["status"] == "running"
+        text = (run.path / "record.yaml").read_text()
+    (run.path / "record.yaml").write_text(text)
+    assert run.last_session("train-base")["status"] == "crashed"
+
+
+def test_a_second_writer_is_refused(run):
+    """The lock is held for the whole session."""
+    with run.session("train-base", "cpu"), pytest.raises(UsageError, match="another gebm process is writing"):
+        with run.lock():
+            pass
+
+
+def test_metrics_after_the_resumed_step_and_half_lines_are_dropped(run):
+    """A crash may leave later lines and half a line; a resume at step 2 keeps what came before, and the other stage."""
+    write = run.metrics_writer("train-base", 0)
+    for step in (1, 2, 3):
+        write(step, {"kale": float(step)})
+    run.metrics_writer("train-energy", 0)(9, {"kale": 0.0})
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "train-base", "st')
+    run.metrics_writer("train-base", 2)(3, {"kale": 30.0})
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["stage"], r["step"], r["kale"]) for r in rows] == [
+        ("train-base", 1, 1.0),
+        ("train-base", 2, 2.0),
+        ("train-energy", 9, 0.0),
+        ("train-base", 3, 30.0),
+    ]
+
+
+def test_finding_runs_says_what_to_do_when_there_is_none(tmp_path, run):
+    """An unknown name lists the known ones; an unfinished stage is continued by the command in the message."""
+    assert find_run(tmp_path, run.name).path == run.path == find_run(Path("elsewhere"), str(run.path)).path
+    with pytest.raises(UsageError, match="no such run; the newest here: digits-001"):
+        find_run(tmp_path, "digits-009")
+    with pytest.raises(UsageError, match="run `gebm train-base experiments/digits.yaml` first"):
+        newest_run(tmp_path, "train-base", "digits")
+    with pytest.raises(InterruptedRun), run.session("train-base", "cpu"):
+        raise InterruptedRun("stop")
+    with pytest.raises(UsageError, match="is interrupted: continue it with `gebm train-base --run digits-001`"):
+        newest_run(tmp_path, "train-base", "digits")
+
+
+def test_an_unwritable_place_is_one_sentence(tmp_path):
+    """A runs folder that cannot be made names itself and the option."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GebmError, match="cannot be written: .*; choose another folder with --runs-dir"):
+        create_run(EXPERIMENT, tmp_path / "file" / "runs")
+
+
+def _finish(run, stage):
+    with run.session(stage, "cpu"):
+        run.checkpoints(stage).mkdir(parents=True)
+        (run.checkpoints(stage) / "latest").write_text("step_00000001.pt\n")
+
+
+def test_a_second_energy_gets_a_run_of_its_own_with_the_same_base(tmp_path, run):
+    """Untouched settings use the base's run; a finished or different energy forks it; another base is refused."""
+    _finish(run, "train-base")
+    assert energy_run(run, EXPERIMENT, tmp_path).path == run.path
+    changed = load_experiment(run.path / "experiment.yaml", ["train_energy.lr=0.003"])
+    assert energy_run(run, changed, tmp_path).path == run.path
+    assert find_run(tmp_path, run.name).experiment.train_energy.lr == 0.003
+    run = find_run(tmp_path, run.name)
+    _finish(run, "train-energy")
+    fork = energy_run(run, EXPERIMENT, tmp_path)
+    assert fork.name == "digits-002" and fork.has("train-base") and not fork.has("train-energy")
+    assert fork.record()["base_from"] == run.name and (fork.checkpoints("train-base") / "latest").exists()
+    other = load_experiment(run.path / "experiment.yaml", ["latent_dim=3", "base.width=5"])
+    with pytest.raises(UsageError, match=r"latent_dim: the run has 16, asked for 3\nbase\.width: the run has 16, asked for 5"):
+        energy_run(run, other, tmp_path)
