@@ -1,15 +1,21 @@
-"""Shared set-up: one thread (tests are small), an own cache, and no run folder outside the temporary one."""
+"""Shared set-up: one thread (tests are small), an own cache, and the command line run in this process."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
 
+from gebm_cli.cli.app import run
+
 torch.set_num_threads(1)
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,3 +27,27 @@ def own_cache(tmp_path_factory):
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@dataclass
+class Result:
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def gebm(capsys, tmp_path, monkeypatch):
+    """Call `gebm` with arguments in an empty folder that holds a copy of experiments/."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EXPERIMENTS, tmp_path / "experiments", dirs_exist_ok=True)
+
+    def call(*argv: str) -> Result:
+        capsys.readouterr()
+        code = run([str(a) for a in argv])
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    return call

@@ -1,0 +1,113 @@
+"""Kernels against double loops, the bandwidth against scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist, pdist
+
+from gebm_cli.core.kernels import Gaussian, Polynomial, median_bandwidth, squared_distances
+
+
+def _gaussian(a, b):
+    return math.exp(-sum((s - t) ** 2 for s, t in zip(a, b, strict=True)) / (2 * 0.7**2))
+
+
+def _polynomial(degree):
+    return lambda a, b: (sum(s * t for s, t in zip(a, b, strict=True)) / len(a) + 1) ** degree
+
+
+KERNELS = [
+    pytest.param(Gaussian(0.7), _gaussian, id="gaussian"),
+    pytest.param(Polynomial(), _polynomial(3), id="cubic"),
+    pytest.param(Polynomial(2), _polynomial(2), id="quadratic"),
+]
+
+
+def _points(n, d, seed, dtype=torch.float64):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize(("kernel", "scalar"), KERNELS)
+def test_kernel_is_its_double_loop(kernel, scalar):
+    """k(x_i, y_j) agrees with the scalar formula, entry by entry, in float64."""
+    x, y = _points(7, 3, 0), _points(5, 3, 1)
+    loop = np.array([[scalar(a, b) for b in y.tolist()] for a in x.tolist()])
+    error = np.abs(kernel(x, y).numpy() - loop).max() / np.abs(loop).max()
+    assert error < 1e-12, f"relative error {error:.1e}"
+
+
+@pytest.mark.parametrize(("kernel", "scalar"), KERNELS)
+def test_kernel_is_symmetric(kernel, scalar):
+    """k(x, y) is the transpose of k(y, x)."""
+    x, y = _points(9, 4, 2), _points(6, 4, 3)
+    torch.testing.assert_close(kernel(x, y), kernel(y, x).T, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(("kernel", "scalar"), KERNELS)
+def test_kernel_matrix_is_positive_semidefinite(kernel, scalar):
+    """No eigenvalue of a 60 x 60 kernel matrix, with repeated points in it, is below zero by more than rounding."""
+    x = _points(50, 3, 4)
+    matrix = kernel(*[torch.cat([x, x[:10]])] * 2)
+    values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+    assert values[0] > -1e-10 and values[-1] > 1, f"eigenvalues from {values[0]:.1e} to {values[-1]:.1e}"
+
+
+@pytest.mark.parametrize(("kernel", "scalar"), KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernel_keeps_the_type(kernel, scalar, dtype):
+    """float32 in gives float32 out, and it agrees with float64 to 32-bit rounding."""
+    x, y = _points(8, 3, 5), _points(4, 3, 6)
+    result = kernel(x.to(dtype), y.to(dtype))
+    assert result.dtype == dtype and result.shape == (8, 4)
+    error = ((result.double() - kernel(x, y)).abs() / kernel(x, y).abs().clamp(min=1e-2)).max().item()
+    assert error < 5e-5, f"relative error {error:.1e}"
+
+
+def test_squared_distances_agree_with_scipy():
+    """The one-product form equals scipy's cdist to rounding, and is never negative on the diagonal."""
+    x, y = _points(30, 5, 7), _points(20, 5, 8)
+    error = np.abs(squared_distances(x, y).numpy() - cdist(x, y, "sqeuclidean")).max()
+    assert error < 1e-12, f"error {error:.1e}"
+    assert (squared_distances(1e3 + x.float(), 1e3 + x.float()) >= 0).all()
+
+
+@pytest.mark.parametrize("n", [6, 30, 101])
+def test_median_bandwidth_is_scipys_median(n):
+    """With an even or odd number of points it is the lower median of the pairwise distances."""
+    x = _points(n, 3, 9)
+    distances = np.sort(pdist(x))
+    expected = distances[(len(distances) - 1) // 2]
+    assert median_bandwidth(x) == pytest.approx(expected, rel=1e-12)
+    if len(distances) % 2:
+        assert expected == np.median(distances)
+
+
+def test_median_bandwidth_does_not_see_the_labels():
+    """Shuffling the pooled sample, that is relabelling it, leaves the bandwidth to 1e-12."""
+    x = torch.cat([_points(200, 2, 10), 3 + _points(100, 2, 11)])
+    widths = [median_bandwidth(x[torch.randperm(300, generator=torch.Generator().manual_seed(s))]) for s in range(5)]
+    spread = max(widths) - min(widths)
+    assert spread < 1e-12 * widths[0], f"spread {spread:.1e} of {widths[0]:.3f}"
+
+
+def test_median_bandwidth_of_a_large_sample_uses_every_kth_row():
+    """Above `max_points` the bandwidth is that of every k-th row, with k the least that suffices."""
+    x = _points(101, 2, 12)
+    expected = np.sort(pdist(x[::3]))
+    assert median_bandwidth(x, max_points=40) == pytest.approx(expected[(len(expected) - 1) // 2], rel=1e-12)
+
+
+def test_median_bandwidth_far_from_the_origin():
+    """Shifting float32 data by a thousand standard deviations does not move the bandwidth beyond its own rounding."""
+    x = _points(101, 2, 13, torch.float32)
+    near, far = median_bandwidth(x), median_bandwidth(x + 1000)
+    assert abs(near - far) < 4 * 1000 * torch.finfo(torch.float32).eps, f"{near} against {far}"
+
+
+def test_median_bandwidth_of_a_constant_sample_is_one():
+    """Where every distance is 0 a bandwidth of 1 keeps the kernel defined."""
+    assert median_bandwidth(torch.full((10, 3), 0.1)) == 1.0
