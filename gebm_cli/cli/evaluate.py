@@ -13,7 +13,9 @@ from gebm_cli.experiment.run import runs_root
 
 Samples = Annotated[
     str | None,
-    typer.Argument(metavar="[SAMPLES]", help="Folder, .npy, .npz, RUN or RUN/SET. Default: the newest sample set."),
+    typer.Argument(
+        metavar="[SAMPLES]", help="Folder, .npy, .npz, RUN or RUN/SET. Default: the newest of the newest run."
+    ),
 ]
 Reference = Annotated[
     str | None,
@@ -24,7 +26,11 @@ Reference = Annotated[
 ]
 FeaturesOption = Annotated[
     str | None,
-    typer.Option("--features", metavar="inception|classifier|pixels", help="Default: the experiment's."),
+    typer.Option(
+        "--features",
+        metavar="inception|classifier|pixels",
+        help="Default: the experiment's; without a run, classifier for digits, else inception (tests: pixels).",
+    ),
 ]
 Weights = Annotated[str | None, typer.Option("--weights", metavar="FILE", help="pytorch-fid's Inception weights.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Recorded; the score itself draws nothing.")]

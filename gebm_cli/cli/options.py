@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +53,14 @@ def resolve(device: str) -> torch.device:
 
 def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
     """The result, alone on stdout: one JSON object, or the sentence for people."""
-    print(json.dumps(result) if as_json else text)
+    print(json.dumps(_without_nan(result), allow_nan=False) if as_json else text)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become null."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def refuse_overrides(overrides: list[str]) -> None:

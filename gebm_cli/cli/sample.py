@@ -24,7 +24,7 @@ from gebm_cli.cli.progress import Counter, progress
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.files import numbered
 from gebm_cli.experiment.load import load_experiment
-from gebm_cli.experiment.run import Run, newest_run, runs_root
+from gebm_cli.experiment.run import newest_run, runs_root
 
 
 class Format(StrEnum):
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         epilog="""Examples:\n
     gebm sample --beta 100 --friction low      (the newest run with a trained energy)\n
     gebm sample experiments/digits.yaml --sampler mala --step-size 0.05 --n-steps 500\n
-    gebm sample --run digits-001 --sampler none --n-samples 5000 --out base-samples\n
+    gebm sample --run digits-001 --sampler none --n-samples 5000      (the base alone)\n
     gebm sample --run digits-001 sample.scheme=gebm --format npz --json""",
     )(sample)
 
@@ -97,7 +97,12 @@ def sample(
                 f"override '{key}': here only keys of `sample.` can be overridden; the rest is trained already"
             )
     loaded = None if experiment is None else load_experiment(experiment, keys, flags)
-    chosen = open_named_run(run, runs_dir) or _newest(runs_dir, loaded.name if loaded else None, sampler)
+    named = sampler or next((k.partition("=")[2] for k in reversed(keys) if k.startswith("sample.sampler=")), None)
+    of_base = (loaded.sample.sampler if loaded else named) == "none"
+    root = runs_root(runs_dir)
+    chosen = open_named_run(run, runs_dir) or newest_run(
+        root, "train-base" if of_base else "train-energy", loaded.name if loaded else None
+    )
     settings = (loaded or load_experiment(chosen.path / "experiment.yaml", keys, flags)).sample
     from gebm_cli.experiment.drawing import draw
 
@@ -119,13 +124,9 @@ def sample(
             Counter(report, total),
         )
     result = {"out": str(target), "beta": None, "friction": None} | {
-        k: v for k, v in described.items() if k not in ("run_path", "host", "versions", "git")
+        k: v for k, v in described.items() if k not in ("run_path", "host", "versions", "git", "device")
     }
     print_result(result, json, _sentence(result))
-
-
-def _newest(runs_dir: str | None, name: str | None, sampler: str | None) -> Run:
-    return newest_run(runs_root(runs_dir), "train-base" if sampler == "none" else "train-energy", name)
 
 
 def _sentence(result: dict[str, object]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +25,7 @@ from gebm_cli.cli.options import (
 from gebm_cli.cli.progress import Report, progress
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.load import load_experiment
-from gebm_cli.experiment.run import Run, newest_run, runs_root
+from gebm_cli.experiment.run import Run, all_runs, newest_run, runs_root
 
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run; drawn and recorded when not given.")]
 
@@ -64,6 +65,8 @@ def train_base(
         _refuse_seed(seed)
         refuse_overrides(keys)
     loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
+    if loaded is not None and loaded.base.kind == "circle":
+        raise UsageError(f"{experiment}: base.kind circle has nothing to train; run `gebm train-energy {experiment}`")
     from gebm_cli.experiment.stages import start_run, train
 
     where = resolve(device)
@@ -96,7 +99,7 @@ def train_energy(
     from gebm_cli.experiment.stages import start_run, train
 
     where = resolve(device)
-    if chosen is None and loaded is not None and loaded.base.kind == "circle":
+    if chosen is None and loaded is not None and loaded.base.kind == "circle" and not _any(root, loaded.name):
         chosen, _ = start_run(loaded, root)
     if chosen is None:
         chosen = newest_run(root, "train-base", loaded.name if loaded else None)
@@ -126,6 +129,10 @@ def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], d
         f"{run.name}: {stage} completed after {result['step']} steps{': ' if figures else ''}{', '.join(figures)}\n"
         f"next: gebm {following} {run.name}",
     )
+
+
+def _any(root: Path, name: str) -> bool:
+    return any(run.experiment.name == name for run in all_runs(root))
 
 
 def _seed_flag(seed: int | None) -> dict[str, tuple[str, str]]:

@@ -40,7 +40,7 @@ def two_sample_test(
     """Do A and B have one law? Unbiased MMD^2 with a Gaussian kernel, and a permutation p-value (1 + count) / (1 + B)."""
     check_features(features)
     chosen = open_named_run(run, runs_dir)
-    keys = settings(chosen.experiment.two_sample_test if chosen else TwoSampleTest(), alpha, permutations, bandwidth)
+    settings(TwoSampleTest(), alpha, permutations, bandwidth)
     from gebm_cli.experiment import scoring
 
     where = resolve(device)
@@ -58,6 +58,8 @@ def two_sample_test(
         )
     with progress("two-sample-test", "images") as report:
         x, y = pair.extract(Counter(report, len(pair.samples.data) + len(pair.reference.data)))
+    owner = chosen or pair.samples.run
+    keys = settings(owner.experiment.two_sample_test if owner else TwoSampleTest(), alpha, permutations, bandwidth)
     result = scoring.mmd_test(pair, x, y, keys.alpha, keys.n_permutations, keys.bandwidth, seed)
     if pair.samples.run is not None:
         pair.samples.run.add_score(result, "two-sample-test")

@@ -19,7 +19,10 @@ def register(app: typer.Typer) -> None:
 
 
 def validate(experiment: ExperimentArgument = None, overrides: Overrides = None, json: Json = False) -> None:
-    """Check every key of an experiment, read its data, and pass one latent through its networks. Trains and writes nothing."""
+    """Check every key of an experiment, read its data, and pass one latent through its networks.
+
+    Trains nothing and makes no run; data that are absent are downloaded where the experiment allows it.
+    """
     experiment, keys = split_arguments(experiment, overrides)
     if experiment is None:
         raise UsageError("give the experiment file to validate")

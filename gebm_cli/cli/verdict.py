@@ -80,8 +80,8 @@ def _table(result: dict[str, Any]) -> str:
                     entry[f"{metric}_gebm"] / entry[f"{metric}_base"] if entry[f"{metric}_base"] > 0 else float("nan")
                 )
                 lines.append(f"    {metric.upper()}  {'   '.join(cells)}   ratio {ratio:.3f}")
-        better = "better" if entry["kid_difference"] < 0 else "worse"
-        word = f"significantly {better}" if entry["significant"] else "not significantly better"
+        worse = entry["p_value"] > 0.99
+        word = "significantly better" if entry["significant"] else "worse" if worse else "not significantly better"
         lines.append(
             f"    the GEBM is {word} than its base: KID difference {entry['kid_difference']:.3g} "
             f"+- {entry['kid_difference_standard_error']:.2g}, p = {entry['p_value']:.2g}"

@@ -58,7 +58,7 @@ def make_generator(seed: int, *labels: str | int, device: torch.device | str = "
 def seeded_construction(seed: int, *labels: str | int) -> Iterator[None]:
     """Within it, torch's global stream (which `nn.Module` constructors draw from) is seeded; afterwards it is restored."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, *labels))
+        torch.default_generator.manual_seed(derive_seed(seed, *labels))
         yield
 
 

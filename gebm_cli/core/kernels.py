@@ -48,9 +48,12 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 def median_bandwidth(pooled: Tensor, max_points: int = 2000) -> float:
     """The median of |a - b| over distinct pairs of the pooled sample (n, d): symmetric in the labels, so a test stays valid.
 
-    Above `max_points` every k-th row is used, a choice by position and not by value. A constant sample gives 1.
+    Above `max_points` every k-th row is used in their order along a fixed random direction, which does not depend on the
+    labels either. A constant sample gives 1.
     """
-    rows = pooled[:: max(1, -(-len(pooled) // max_points))].double()
+    rows = pooled.double()
+    direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = rows[(rows @ direction.to(rows.device)).argsort()[:: -(-len(rows) // max_points)]]
     rows = rows - rows.mean(0)
     i, j = torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device)
     median = squared_distances(rows, rows)[i, j].sqrt().median().item()

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.special import ndtr
 from torch import Tensor
 
 from gebm_cli.core.kernels import Kernel
@@ -40,7 +41,7 @@ class Difference:
     @property
     def p_less(self) -> float:
         """One-sided p-value for the alternative `value < 0`: Phi(z), nan when undecided."""
-        return 0.5 * math.erfc(-self.z / math.sqrt(2.0)) if self.standard_error > 0 else math.nan
+        return float(ndtr(self.z)) if self.standard_error > 0 else math.nan
 
 
 def row_means(kernel: Kernel, x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -35,9 +35,12 @@ def energy_run(base_run: Run, wanted: Experiment, root: Path) -> Run:
     seed = have.seed if wanted.seed is None else wanted.seed
     wanted = wanted.model_copy(update={"seed": seed, "train_base": have.train_base})
     begun = base_run.last_session("train-energy")
-    if wanted == have and (begun is None or begun["status"] in ("interrupted", "crashed", "failed")):
-        return base_run
-    if begun is None and wanted.seed == have.seed:
+    same = wanted.train_energy == have.train_energy
+    if wanted.seed == have.seed and (
+        begun is None or (same and begun["status"] in ("interrupted", "crashed", "failed"))
+    ):
+        if wanted == have:
+            return base_run
         with base_run.lock():
             write_atomically(base_run.path / "experiment.yaml", to_yaml(wanted).encode())
         return Run(base_run.path, wanted)
@@ -46,7 +49,8 @@ def energy_run(base_run: Run, wanted: Experiment, root: Path) -> Run:
 
 def _fork(base_run: Run, experiment: Experiment, root: Path) -> Run:
     run = create_run(experiment, root)
-    shutil.copytree(base_run.checkpoints("train-base"), run.checkpoints("train-base"))
+    if base_run.checkpoints("train-base").is_dir():  # a base without parameters has none
+        shutil.copytree(base_run.checkpoints("train-base"), run.checkpoints("train-base"))
     record: dict[str, Any] = run.record()
     record["base_from"] = base_run.name
     record["stages"] = [s for s in base_run.record()["stages"] if s["stage"] == "train-base"]

@@ -45,12 +45,12 @@ def draw(
         for block in run_blocks(
             sampler, gebm.prior, keys.n_samples, keys.n_steps, keys.block_size, seed, device, on_chains, film.watch
         ):
-            writer.add(block.end, film.decode(block.end))
+            writer.add(block.end[: block.keep], film.decode(block.end)[: block.keep])
             if len(film.started) < N_WATCHED:
-                film.started = torch.cat([film.started, film.decode(block.start)])[:N_WATCHED]
+                film.started = torch.cat([film.started, film.decode(block.start)[: block.keep]])[:N_WATCHED]
             blocks.append(block)
         writer.close()
-        described = _describe(run, keys, seed, sampler, blocks, gebm)
+        described = _describe(run, keys, seed, sampler, blocks)
         _pictures(folder, film, blocks, described, writer.first)
         write_yaml(folder / "sample.yaml", described)
     return described
@@ -119,13 +119,18 @@ class _Writer:
         np.savez(self.folder / "samples.npz", latents=torch.cat(self.latents).numpy(), **arrays)  # type: ignore[arg-type]
 
 
-def _describe(run: Run, keys: Sample, seed: int, sampler: Any, blocks: list[Block], gebm: Gebm) -> dict[str, Any]:
+def _describe(run: Run, keys: Sample, seed: int, sampler: Any, blocks: list[Block]) -> dict[str, Any]:
     """How the samples were drawn: the keys as used, and what the chains did."""
     described: dict[str, Any] = {"run": run.name, "run_path": str(run.path.resolve()), "sampler": keys.sampler}
-    described |= {"n_samples": keys.n_samples, "seed": seed, "block_size": keys.block_size}
+    described |= {
+        "n_samples": keys.n_samples,
+        "seed": seed,
+        "block_size": keys.block_size,
+        "device": str(blocks[0].end.device),
+    }
     if sampler is not None:
         steps = sum(b.chain_steps for b in blocks)
-        start, end = torch.cat([b.start for b in blocks]), torch.cat([b.end for b in blocks])
+        start, end = (torch.cat([z[: b.keep] for b in blocks for z in [getattr(b, side)]]) for side in ("start", "end"))
         nonfinite = sum(b.nonfinite for b in blocks)
         if nonfinite == steps:
             raise GebmError(

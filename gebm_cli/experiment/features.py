@@ -38,7 +38,7 @@ def build_features(
 
     Args:
         dataset: the labelled reference that `classifier` learns from; not needed otherwise.
-        weights: a file for `inception`; its own cache, then a download, are tried without it.
+        weights: a file for `inception`; torch hub's cache, then a download, are tried without it.
         on_step: progress of the classifier's training.
 
     Raises:
@@ -92,8 +92,8 @@ def _inception(weights: str | None, device: torch.device) -> Features:
             raise UsageError(f"--weights {weights}: no such file; {remedy}")
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(cached), progress=False)
-        except (URLError, OSError) as error:
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=url.rsplit("-", 1)[1][:8], progress=False)
+        except (URLError, OSError, RuntimeError) as error:
             raise UsageError(
                 f"--features inception: its weights are not on this machine and cannot be downloaded ({error}); {remedy}"
             ) from None
@@ -103,4 +103,4 @@ def _inception(weights: str | None, device: torch.device) -> Features:
     except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError):
         raise UsageError(f"{file}: is not pytorch-fid's Inception state dict, or is damaged; {remedy}") from None
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Features("inception", network.to(device), digest, device)
+    return Features("inception", network.to(device), digest, device, batch_size=50)

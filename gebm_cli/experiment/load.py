@@ -210,10 +210,11 @@ def _listed(known: list[str]) -> str:
 def _sentence(error: Any, tree: Any, origins: Origins, place: str) -> str:
     """One pydantic error as `where: key: got, expected, what to do`."""
     key = _written_key(error["loc"], tree)
-    where = next((origins[key[:n]] for n in range(len(key), -1, -1) if key[:n] in origins), place)
+    below = [origins[k] for k in origins if k[: len(key)] == key]
+    where = (below or [origins[key[:n]] for n in range(len(key), -1, -1) if key[:n] in origins] or [place])[0]
     name, kind, context = dotted(key), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{where}: {name}: unknown key; {suggest(key)}"
+        return f"{where}: {name}: unknown key; {suggest(key, tree)}"
     if kind == "missing" and isinstance(key[-1], str):
         return f"{where}: {name}: this key is required and missing"
     if kind == "union_tag_not_found":
@@ -294,13 +295,21 @@ def _expected(kind: str, context: dict[str, Any], key: Key) -> str:
     return _EXPECTED.get(kind, kind.replace("_", " ")).format(**limits)
 
 
-def _fields_at(key: Key) -> dict[str, Any]:
-    """The fields a user may write at this place of the schema (all members of a union together)."""
+def _fields_at(key: Key, tree: Any = None) -> dict[str, Any]:
+    """The fields a user may write at this place of the schema: of a union, those of the kind the tree names, or all."""
     models: list[type[BaseModel]] = [Experiment]
     for part in key:
         fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
+        tree = _child(tree, part)
+        kind = _child(tree, "kind")
         models = [m for f in fields for m in models_in(f.annotation)]
+        models = [m for m in models if kind and _kind(m) == kind] or models
     return {name: field for m in models for name, field in m.model_fields.items()}
+
+
+def _kind(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("kind")
+    return None if field is None else field.annotation.__args__[0]  # type: ignore[union-attr]
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -312,13 +321,13 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _tags(key: Key) -> str:
     field = Experiment.model_fields[str(key[-1])]
-    return " or ".join(repr(m.model_fields["kind"].annotation.__args__[0]) for m in models_in(field.annotation))  # type: ignore[union-attr]
+    return " or ".join(repr(_kind(m)) for m in models_in(field.annotation))
 
 
-def suggest(key: Key) -> str:
+def suggest(key: Key, tree: Any = None) -> str:
     """What the user may have meant by an unknown key, judged by the names and the descriptions of those that exist."""
     wanted = str(key[-1])
-    here = _fields_at(key[:-1])
+    here = _fields_at(key[:-1], tree)
     near = _nearest(wanted, here)
     if near:
         return f"did you mean '{near}'?"
@@ -330,14 +339,16 @@ def suggest(key: Key) -> str:
 
 
 def _nearest(wanted: str, fields: Mapping[str, Any], exact: bool = False) -> str | None:
-    spellings = {name: name for name in fields}
-    if not exact:
-        for name, field in fields.items():
-            words = re.findall(r"[a-z]+", (field.description or "").lower())
-            for pair in pairwise(words):
-                spellings.setdefault("_".join(pair), name)
-    near = difflib.get_close_matches(wanted.lower(), spellings, 1, 1.0 if exact else 0.65)
-    return spellings[near[0]] if near else None
+    """The field whose name is nearest, else the one whose description has two words in a row that are."""
+    near = difflib.get_close_matches(wanted.lower(), fields, 1, 1.0 if exact else 0.6)
+    if near or exact:
+        return near[0] if near else None
+    phrases: dict[str, str] = {}
+    for name, field in fields.items():
+        for pair in pairwise(re.findall(r"[a-z]+", (field.description or "").lower())):
+            phrases.setdefault("_".join(pair), name)
+    near = difflib.get_close_matches(wanted.lower(), phrases, 1, 0.65)
+    return phrases[near[0]] if near else None
 
 
 def _kind_of(node: yaml.Node | None) -> str:

@@ -1,6 +1,6 @@
 """The one definition of every key of an experiment file: type, default, range, unit and meaning.
 
-Help texts, the key reference in docs/ and all error messages are generated from these models. Values arrive as the
+The key reference in docs/ and all error messages are generated from these models. Values arrive as the
 text the user wrote (see `load`), and pydantic converts each one by the type declared here. Imports no torch.
 """
 
@@ -32,7 +32,7 @@ class Digits(Section):
 
     kind: Literal["digits"]
     held_out: Count = Field(
-        360, lt=1797, description="Number of digits kept out of training, chosen by a fixed shuffle."
+        360, lt=1796, description="Number of digits kept out of training, chosen by a fixed shuffle."
     )
 
 
@@ -79,10 +79,10 @@ Data = Annotated[Digits | Cifar10 | Folder | Array | Toy, Field(discriminator="k
 
 
 class ConvBase(Section):
-    """Convolutional generator: linear to 2x2 or larger, then one transposed convolution per doubling, tanh."""
+    """DCGAN generator without batch norm: linear, then one transposed convolution per doubling, tanh."""
 
     kind: Literal["conv"]
-    width: Count = Field(16, description="Channels at the largest resolution; they double at each halving.")
+    width: Count = Field(32, description="Channels at half the resolution; they double at each halving.")
 
 
 class SnganBase(Section):
@@ -106,10 +106,10 @@ class CircleBase(Section):
 
 
 class ConvEnergy(Section):
-    """Convolutional energy: a 3x3 convolution, then one strided convolution per halving, then linear."""
+    """DCGAN critic without batch norm: one strided convolution per halving, then linear."""
 
     kind: Literal["conv"]
-    width: Count = Field(32, description="Channels at the largest resolution; they double at each halving.")
+    width: Count = Field(32, description="Channels at half the resolution; they double at each halving.")
     spectral_norm: bool = Field(False, description="Divide each convolution by its largest singular value.")
 
 
@@ -202,7 +202,6 @@ class Evaluate(Section):
     features: Literal["inception", "classifier", "pixels"] = Field(
         "inception", description="inception: pytorch-fid's network; classifier: learned on the labelled reference."
     )
-    batch_size: Count = Field(250, description="Images in one call of the feature network.")
 
 
 class TwoSampleTest(Section):
@@ -247,6 +246,8 @@ class Experiment(Section):
             if points != (kind in for_points):
                 fit = "mlp or circle" if points and key == "base" else "mlp" if points else "conv or sngan"
                 raise ValueError(f"{key}.kind: {kind} does not fit data.kind: {self.data.kind}; use {fit}")
+        if self.base.kind == "circle" and self.train_energy.start_from_critic:
+            raise ValueError("train_energy.start_from_critic: base.kind: circle is not trained, so it has no critic")
         if self.base.kind == "circle" and self.latent_dim != 2:
             raise ValueError(f"latent_dim: {self.latent_dim} does not fit base.kind: circle; use 2")
         return self

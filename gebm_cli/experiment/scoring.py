@@ -197,6 +197,9 @@ def verdict(base: Tensor, gebm: Tensor, references: dict[str, Tensor]) -> dict[s
     All are features (n, d). `p_value` is one-sided, for "the GEBM's KID is lower" (Bounliphone et al. 2016). The FID's
     ratio is left out where a side has no more samples than dimensions.
     """
+    for side, features in {"base": base, "gebm": gebm, **references}.items():
+        if len(features) < 2:
+            raise UsageError(f"verdict: needs at least 2 {side} samples, got {len(features)}")
     result: dict[str, Any] = {}
     for name, reference in references.items():
         difference = kid_difference(reference, gebm, base)

@@ -56,7 +56,7 @@ def train(run: Run, stage: str, device: torch.device, dataset: Dataset | None, r
         `step` and the closing figures of the stage.
     """
     if run.has(stage):
-        raise UsageError(f"{run.path}: {stage} is complete here; start a new run with `gebm train-base EXPERIMENT`")
+        raise UsageError(f"{run.path}: {stage} is complete here; `gebm {stage} EXPERIMENT` trains another in a new run")
     with run.session(stage, str(device)) as entry:
         dataset = dataset or build_dataset(run.experiment.data)
         training = _prepare(run, stage, dataset, device)

@@ -59,7 +59,10 @@ def test_the_module_is_the_command():
         (["sample", "digits", "--sampler", "nuts"], "--sampler: sample.sampler: got 'nuts', expected 'kla'"),
         (["sample", "digits", "train_base.lr=1"], "here only keys of `sample.` can be overridden"),
         (["evaluate-fid", "nowhere"], "nowhere: no such file, folder, run or data set"),
-        (["evaluate-kid", "ring", "grid", "--features", "vgg"], "--features: got 'vgg', expected inception, classifier"),
+        (
+            ["evaluate-kid", "ring", "grid", "--features", "vgg"],
+            "--features: got 'vgg', expected inception, classifier",
+        ),
         (["evaluate-kid", "digits", "ring"], "cannot be compared"),
         (["evaluate-fid", "digits:held-out", "digits", "--features", "pixels", "--weights", "x"], None),
         (["two-sample-test", "ring", "ring:held-out", "--alpha", "1e-4"], "--alpha 0.0001: cannot be reached with 999"),
@@ -90,7 +93,11 @@ def _folder_with(tmp_path, name: str, make) -> str:
 
 
 BAD_IMAGES = {
-    "truncated": ("cut.png", lambda p: p.write_bytes((p.parent / "good0.png").read_bytes()[:50]), "not a readable image"),
+    "truncated": (
+        "cut.png",
+        lambda p: p.write_bytes((p.parent / "good0.png").read_bytes()[:50]),
+        "not a readable image",
+    ),
     "corrupt": ("bad.png", lambda p: p.write_text("no image"), "is not a readable image, perhaps truncated"),
     "mixed size": ("big.png", lambda p: Image.new("RGB", (9, 8)).save(p), "is 9x8 RGB, most images here are 8x8 RGB"),
     "grey": ("grey.png", lambda p: Image.new("L", (8, 8)).save(p), "is 8x8 grey, most images here are 8x8 RGB"),

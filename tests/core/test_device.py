@@ -19,7 +19,6 @@ from gebm_cli.core.device import (
 )
 from gebm_cli.errors import UsageError
 
-
 PINNED = 7512776189838495905  # derive_seed(0, "sample", 3)
 
 

@@ -18,7 +18,13 @@ from PIL import Image
 
 from gebm_cli.cli.app import run as command
 
-SMALL = ["train_base.steps=30", "train_base.log_every=5", "train_base.checkpoint_every=10", "base.width=4", "energy.width=4"]
+SMALL = [
+    "train_base.steps=30",
+    "train_base.log_every=5",
+    "train_base.checkpoint_every=10",
+    "base.width=4",
+    "energy.width=4",
+]
 SMALL_ENERGY = ["train_energy.steps=30", "train_energy.n_log_partition=2000", "base.width=4", "energy.width=4"]
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -66,7 +72,9 @@ def test_training_leaves_a_complete_record(here):
     assert [r["step"] for r in rows if r["stage"] == "train-base"] == [5, 10, 15, 20, 25, 30]
     assert {"kale", "penalty", "base_loss", "log_partition", "time_s"} <= set(rows[0])
     figures = record["stages"][1]["figures"]
-    assert {"kale_train", "kale_held_out", "log_partition_estimate", "log_partition_standard_error", "ess"} <= set(figures)
+    assert {"kale_train", "kale_held_out", "log_partition_estimate", "log_partition_standard_error", "ess"} <= set(
+        figures
+    )
 
 
 def test_sample_writes_images_pictures_and_its_recipe(here, capsys):
@@ -115,10 +123,17 @@ def test_scores_tests_and_verdict_agree_on_what_they_compare(here, capsys):
     assert call(capsys, "sample", "--n-samples", "200", "--n-steps", "5").code == 0
     keys = {"metric", "value", "standard_error", "n_real", "n_fake", "features", "weights_hash"}
     fid = result(call(capsys, "evaluate-fid", "--json"))
-    assert keys <= set(fid) and (fid["metric"], fid["n_real"], fid["n_fake"], fid["features"]) == ("fid", 1437, 200, "classifier")
+    assert keys <= set(fid) and (fid["metric"], fid["n_real"], fid["n_fake"], fid["features"]) == (
+        "fid",
+        1437,
+        200,
+        "classifier",
+    )
     kid = result(call(capsys, "evaluate-kid", "digits-001/base-001", "held-out", "--json"))
     assert keys <= set(kid) and kid["n_real"] == 360 and kid["weights_hash"] == fid["weights_hash"]
-    test = result(call(capsys, "two-sample-test", "digits-001/base-001", "digits:held-out", "--permutations", "99", "--json"))
+    test = result(
+        call(capsys, "two-sample-test", "digits-001/base-001", "digits:held-out", "--permutations", "99", "--json")
+    )
     assert {"test", "statistic", "p_value", "alpha", "reject", "n_x", "n_y"} <= set(test)
     assert test["reject"] and test["p_value"] == 0.01, "samples of a base trained for 30 steps are told from digits"
     verdict = result(call(capsys, "verdict", "--json"))
@@ -160,7 +175,9 @@ def test_a_damaged_checkpoint_is_one_sentence(here, capsys, tmp_path):
     shutil.copytree(here / "runs", tmp_path / "runs")
     path = next((tmp_path / "runs/digits-001/checkpoints/train-energy").glob("*30.pt"))
     path.write_bytes(path.read_bytes()[:1000])
-    refused = call(capsys, "sample", "--run", "digits-001", "--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "o"))
+    refused = call(
+        capsys, "sample", "--run", "digits-001", "--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "o")
+    )
     assert refused.code == 1 and "is damaged or not a checkpoint" in refused.err and not (tmp_path / "o").exists()
 
 
@@ -170,7 +187,10 @@ def test_sample_before_train_energy_says_what_to_run(capsys, tmp_path):
     argv = [str(EXPERIMENTS / "digits.yaml"), *SMALL, "train_base.steps=2"]
     assert call(capsys, "train-base", *argv, *runs).code == 0
     refused = call(capsys, "sample", "--run", "digits-001", *runs)
-    assert refused.code == 2 and "has not finished train-energy; run `gebm train-energy --run digits-001` first" in refused.err
+    assert (
+        refused.code == 2
+        and "has not finished train-energy; run `gebm train-energy --run digits-001` first" in refused.err
+    )
     assert call(capsys, "sample", "--sampler", "none", "--n-samples", "3", *runs).code == 0
 
 
@@ -202,7 +222,9 @@ def test_a_base_without_parameters_goes_straight_to_the_energy(capsys, tmp_path)
 
 def _train(runs: Path, *argv: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GEBM_RUNS_DIR": str(runs)}
-    return subprocess.Popen([sys.executable, "-m", "gebm_cli", *argv], env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "gebm_cli", *argv], env=environment, stderr=subprocess.PIPE, text=True
+    )
 
 
 def _state(runs: Path) -> dict:

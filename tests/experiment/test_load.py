@@ -43,7 +43,13 @@ def test_every_shipped_experiment_is_valid_and_begins_with_its_command(file):
 def test_the_cifar10_experiment_is_the_published_setting():
     """The numbers of the paper's CIFAR-10 configuration."""
     keys = load_experiment(ROOT / "experiments/cifar10.yaml").train_base
-    assert (keys.steps, keys.batch_size, keys.critic_steps, keys.lr, keys.betas) == (150_000, 128, 5, 1e-4, (0.5, 0.999))
+    assert (keys.steps, keys.batch_size, keys.critic_steps, keys.lr, keys.betas) == (
+        150_000,
+        128,
+        5,
+        1e-4,
+        (0.5, 0.999),
+    )
     assert (keys.burst_critic_steps, keys.burst_every, keys.penalty_weight) == (100, 500, 1.0)
 
 
@@ -102,15 +108,24 @@ def test_all_errors_come_in_one_report_with_file_and_line(write):
         ("", "got an empty file"),
         ("just text", "got a single value"),
         (MINIMAL + "seed: 1\nseed: 2\n", "x.yaml:6: seed: this key is given twice"),
-        (MINIMAL + "seed: !!python/object/apply:os.system ['true']\n", "the tag !!python/object/apply:os.system is not"),
+        (
+            MINIMAL + "seed: !!python/object/apply:os.system ['true']\n",
+            "the tag !!python/object/apply:os.system is not",
+        ),
         (MINIMAL + "seed: &a 1\nlatent_dim: *a\n", "aliases (*name) are not supported"),
         (MINIMAL + "seed: " + "[" * 3000 + "\n", "not valid YAML"),
         (MINIMAL + "train_base: {lr: .inf}\n", "train_base.lr: got '.inf', expected a number"),
         (MINIMAL + "train_base: {lr: nan}\n", "train_base.lr: got 'nan', expected"),
         (MINIMAL + "sample: 3\n", "x.yaml:5: sample: got '3', expected a section: keys below `sample:`"),
         ("name: x\nbase: {kind: conv}\nenergy: {kind: conv}\n", "data: this key is required and missing"),
-        (MINIMAL.replace("kind: digits", "held_out: 3"), "x.yaml:2: data.kind: this key is required; expected 'digits' or"),
-        (MINIMAL.replace("digits", "toy, name: ring"), "base.kind: conv does not fit data.kind: toy; use mlp or circle"),
+        (
+            MINIMAL.replace("kind: digits", "held_out: 3"),
+            "x.yaml:2: data.kind: this key is required; expected 'digits' or",
+        ),
+        (
+            MINIMAL.replace("digits", "toy, name: ring"),
+            "base.kind: conv does not fit data.kind: toy; use mlp or circle",
+        ),
         (MINIMAL.replace("name: x", "name: ../../etc"), "x.yaml:1: name: got '../../etc', expected letters, digits"),
     ],
 )

@@ -131,5 +131,7 @@ def test_a_second_energy_gets_a_run_of_its_own_with_the_same_base(tmp_path, run)
     assert fork.name == "digits-002" and fork.has("train-base") and not fork.has("train-energy")
     assert fork.record()["base_from"] == run.name and (fork.checkpoints("train-base") / "latest").exists()
     other = load_experiment(run.path / "experiment.yaml", ["latent_dim=3", "base.width=5"])
-    with pytest.raises(UsageError, match=r"latent_dim: the run has 16, asked for 3\nbase\.width: the run has 16, asked for 5"):
+    with pytest.raises(
+        UsageError, match=r"latent_dim: the run has 16, asked for 3\nbase\.width: the run has 16, asked for 5"
+    ):
         energy_run(run, other, tmp_path)

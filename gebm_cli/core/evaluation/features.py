@@ -21,12 +21,13 @@ class Features:
     network: nn.Module
     weights_hash: str
     device: torch.device
+    batch_size: int = 250
 
-    def __call__(self, data: Tensor, batch_size: int = 250, on_batch: Callable[[int], None] = lambda n: None) -> Tensor:
+    def __call__(self, data: Tensor, on_batch: Callable[[int], None] = lambda n: None) -> Tensor:
         """Features of images (n, c, h, w) uint8 or points (n, d), float32 on the device; `on_batch` hears of progress."""
         parts = []
         with torch.inference_mode():
-            for batch in data.split(batch_size):
+            for batch in data.split(self.batch_size):
                 parts.append(self.network(to_float(batch.to(self.device))).float())
                 on_batch(len(batch))
         return torch.cat(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,29 +38,29 @@ class Circle(nn.Module):
 
 
 def conv_base(latent_dim: int, shape: Shape, width: int) -> nn.Sequential:
-    """Linear to (w, s, s), one transposed convolution (4x4, stride 2) and ReLU per doubling, a 3x3 convolution, tanh.
+    """Linear, then one transposed convolution (4x4, stride 2) per doubling, ReLU between, tanh: DCGAN (Radford et al. 2016)
+    without batch norm. `width` is the number of channels at half the resolution; it doubles at each halving.
 
     Raises:
         UsageError: the image is not square with a side of s * 2^k, s in {2, 3, 5, 7} and k at least 1.
     """
     channels, start, doublings = _halvings(shape)
-    wide = width * 2**doublings
-    layers: list[nn.Module] = [nn.Linear(latent_dim, wide * start**2), nn.Unflatten(1, (wide, start, start)), nn.ReLU()]
-    for _ in range(doublings):
-        layers += [nn.ConvTranspose2d(wide, wide // 2, 4, 2, 1), nn.ReLU()]
-        wide //= 2
-    return nn.Sequential(*layers, nn.Conv2d(wide, channels, 3, padding=1), nn.Tanh())
+    widths = [width * 2**i for i in reversed(range(doublings))]
+    layers: list[nn.Module] = [nn.Linear(latent_dim, widths[0] * start**2), nn.Unflatten(1, (widths[0], start, start))]
+    for wide_in, wide_out in pairwise([*widths, channels]):
+        layers += [nn.ReLU(), nn.ConvTranspose2d(wide_in, wide_out, 4, 2, 1)]
+    return nn.Sequential(*layers, nn.Tanh())
 
 
 def conv_energy(shape: Shape, width: int, with_spectral_norm: bool) -> nn.Sequential:
-    """A 3x3 convolution, one strided convolution (4x4, stride 2) per halving, leaky ReLU (.2) between, then linear."""
+    """One convolution (4x4, stride 2) and leaky ReLU (.2) per halving, then linear: the mirror of `conv_base`."""
     channels, end, halvings = _halvings(shape)
+    widths = [width * 2**i for i in range(halvings)]
     normed = spectral_norm if with_spectral_norm else nn.Identity()
-    layers: list[nn.Module] = [normed(nn.Conv2d(channels, width, 3, padding=1)), nn.LeakyReLU(0.2)]
-    for _ in range(halvings):
-        layers += [normed(nn.Conv2d(width, width * 2, 4, 2, 1)), nn.LeakyReLU(0.2)]
-        width *= 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * end**2, 1))
+    layers: list[nn.Module] = []
+    for wide_in, wide_out in pairwise([channels, *widths]):
+        layers += [normed(nn.Conv2d(wide_in, wide_out, 4, 2, 1)), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * end**2, 1))
 
 
 def sngan_base(latent_dim: int, shape: Shape) -> nn.Sequential:

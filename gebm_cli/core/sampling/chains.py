@@ -19,12 +19,15 @@ from gebm_cli.core.sampling.samplers import Sampler
 
 @dataclass(frozen=True)
 class Block:
-    """The end of one block of chains, cut to the samples asked for, and what was watched on the way.
+    """The end of one whole block of chains, of which the first `keep` were asked for, and what was watched on the way.
+
+    `start` and `end` are whole, (block_size, d), so that decoding them is a network call of fixed shape too.
 
     `potential_trace` is U averaged over the block, before each step and after the last, (n_steps + 1,); `accepted` and
     `nonfinite` count steps of the chains kept, out of `chain_steps`.
     """
 
+    keep: int
     start: Tensor
     end: Tensor
     potential_trace: Tensor
@@ -58,7 +61,7 @@ def run_blocks(
         z = prior.sample(block_size, generator)
         if sampler is None:
             on_step(block_size)
-            yield Block(z[:keep], z[:keep], torch.empty(0), 0, 0, 0)
+            yield Block(keep, z, z, torch.empty(0), 0, 0, 0)
             continue
         yield _run_block(sampler, z, keep, n_steps, generator, on_step, lambda t, z, b=block: watch(b, t, z))  # type: ignore[misc]
 
@@ -84,6 +87,4 @@ def _run_block(
         trace.append(state.potential.mean())
         watch(step, state.position)
         on_step(len(z))
-    return Block(
-        z[:keep], state.position[:keep], torch.stack(trace).cpu(), int(accepted), int(nonfinite), keep * n_steps
-    )
+    return Block(keep, z, state.position, torch.stack(trace).cpu(), int(accepted), int(nonfinite), keep * n_steps)

@@ -186,11 +186,6 @@ class Training:
 
     # ---------------------------------------------------------------------------------------------------------- state
 
-    @property
-    def result(self) -> nn.Module:
-        """The base this stage ends with: the averaged one where averaging is on."""
-        return self.averaged.module if self.averaged is not None else self.base
-
     def state_dict(self) -> dict[str, Any]:
         """Everything: networks, optimisers, schedules, average, random states, data order and counters; plain types only."""
         return {

@@ -49,7 +49,11 @@ def test_stopping_after_any_optimiser_call_and_resuming_changes_no_bit(train_bas
     count = iter(range(1, 1000))
     first = make(train_base, ema_halflife_steps=3.0)
     with pytest.raises(InterruptedRun, match="the state is saved"):
-        first.run(Callbacks(save=lambda s, state: saved.update(copy.deepcopy(state)), should_stop=lambda: next(count) == calls))
+        first.run(
+            Callbacks(
+                save=lambda s, state: saved.update(copy.deepcopy(state)), should_stop=lambda: next(count) == calls
+            )
+        )
     if train_base and calls == 7:
         assert saved["position_in_round"] == 1 and saved["step"] == 1
     second = make(train_base, seed=0, ema_halflife_steps=3.0)
@@ -115,7 +119,7 @@ def test_the_average_is_the_exponential_one():
         if training.advance():
             w = training.base[0].weight.detach().double().clone()
             expected = w if expected is None else decay * expected + (1 - decay) * w
-    assert torch.allclose(training.result[0].weight.double(), expected, atol=1e-6)
+    assert torch.allclose(training.averaged.module[0].weight.double(), expected, atol=1e-6)
 
 
 def test_kale_rises_and_the_base_approaches_the_data():

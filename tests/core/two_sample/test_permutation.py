@@ -82,9 +82,7 @@ def test_blocks_change_nothing(monkeypatch, block):
 def test_level(sizes):
     """At P = Q, 300 tests of level .05 (B = 99) reject as often as the binomial's central 99.9 % allows."""
     generator = _seeded(7)
-    p = [
-        permutation_test(*(_normal(n, generator) for n in sizes), KERNEL, 99, generator).p_value for _ in range(300)
-    ]
+    p = [permutation_test(*(_normal(n, generator) for n in sizes), KERNEL, 99, generator).p_value for _ in range(300)]
     low, high = binom.interval(0.999, 300, 0.05)
     rejected = sum(value <= 0.05 for value in p)
     assert low <= rejected <= high, f"{rejected} of 300 rejected, expected {low:.0f} to {high:.0f}"

@@ -1,0 +1,117 @@
+"""Toy laws against their distribution functions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2, chisquare, kstest
+
+from gebm_cli.core.data.toys import draw_toy, on_circle, toy_dataset
+
+TOYS = ["ring", "grid", "two-moons", "thin-manifold"]
+N = 20_000
+
+
+def _centres(name):
+    if name == "ring":
+        angle = np.arange(8) * 2 * math.pi / 8
+        return np.stack([np.cos(angle), np.sin(angle)], 1)
+    return np.array([[i, j] for i in (-1, -0.5, 0, 0.5, 1) for j in (-1, -0.5, 0, 0.5, 1)])
+
+
+def _angle(points):
+    return np.arctan2(points[:, 1].double().numpy(), points[:, 0].double().numpy())
+
+
+@pytest.mark.parametrize(("name", "components"), [("ring", 8), ("grid", 25), ("two-moons", 2)])
+def test_components_are_equally_likely(name, components, generator):
+    """Labels are 0 .. k - 1 in equal shares, by chi-squared at 1e-4."""
+    _, labels = draw_toy(name, N, 0.0, generator)
+    counts = np.bincount(labels.numpy(), minlength=components)
+    p = chisquare(counts).pvalue
+    assert len(counts) == components and p > 1e-4, f"p = {p:.1e}, counts {counts}"
+
+
+@pytest.mark.parametrize("name", ["ring", "grid"])
+def test_points_without_noise_are_the_centres_of_their_labels(name, generator):
+    """At noise 0 each point is its label's centre."""
+    points, labels = draw_toy(name, 2000, 0.0, generator)
+    assert np.abs(points.numpy() - _centres(name)[labels.numpy()]).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["ring", "grid"])
+def test_noise_is_isotropic_with_its_standard_deviation(name, generator):
+    """Residuals have mean 0, variance noise_std^2 by its chi-squared law, in each coordinate, and no correlation."""
+    points, labels = draw_toy(name, N, 0.05, generator)
+    residuals = (points.double().numpy() - _centres(name)[labels.numpy()]) / 0.05
+    low, high = chi2.interval(1 - 1e-4, N)
+    for column in residuals.T:
+        assert low < (column**2).sum() < high, f"variance {(column**2).mean():.4f}"
+        assert abs(column.mean()) * math.sqrt(N) < 4
+    assert abs((residuals[:, 0] * residuals[:, 1]).mean()) * math.sqrt(N) < 4
+    assert kstest(residuals[:, 0], "norm").pvalue > 1e-4
+
+
+def test_moons_are_two_interleaved_half_circles(generator):
+    """At noise 0 a point lies on its own half circle of radius 1, with a uniform angle, by Kolmogorov and Smirnov."""
+    points, labels = draw_toy("two-moons", N, 0.0, generator)
+    points = points + torch.tensor([0.5, 0.25])
+    upper = points[labels == 0]
+    lower = torch.tensor([1.0, 0.5]) - points[labels == 1]
+    for half in (upper, lower):
+        assert (half.norm(dim=1) - 1).abs().max() < 1e-5 and half[:, 1].min() > -1e-5
+        p = kstest(_angle(half) / math.pi, "uniform").pvalue
+        assert p > 1e-4, f"p = {p:.1e}"
+
+
+def test_moons_are_centred(generator):
+    """The mean is the origin to 4 standard errors."""
+    points, _ = draw_toy("two-moons", N, 0.0, generator)
+    z = points.double().mean(0) / points.double().std(0) * math.sqrt(N)
+    assert z.abs().max() < 4, z.tolist()
+
+
+def test_thin_manifold_has_its_density(generator):
+    """Angles follow (1 + .9 cos) / (2 pi) by Kolmogorov and Smirnov, on the circle, and not the uniform law."""
+    points, labels = draw_toy("thin-manifold", N, 0.0, generator)
+    angle = _angle(points)
+    p = kstest(angle, lambda a: (a + math.pi + 0.9 * np.sin(a)) / (2 * math.pi)).pvalue
+    assert p > 1e-4, f"p = {p:.1e}"
+    assert kstest((angle + math.pi) / (2 * math.pi), "uniform").pvalue < 1e-12
+    assert (points.norm(dim=1) - 1).abs().max() < 1e-6
+    assert ((angle > 0) == labels.bool().numpy()).all()
+
+
+def test_on_circle_is_cosine_and_sine():
+    """on_circle(angle) = (cos, sin)."""
+    angle = torch.tensor([0.0, math.pi / 2, math.pi])
+    expected = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
+    torch.testing.assert_close(on_circle(angle), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_draws_repeat_and_have_the_right_types(name):
+    """One generator state gives one draw, float32 points (n, 2) and int64 labels (n,)."""
+    (a, la), (b, _) = (draw_toy(name, 100, 0.1, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(a, b) and a.shape == (100, 2) and a.dtype == torch.float32
+    assert la.shape == (100,) and la.dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_dataset_has_independent_halves(name):
+    """Training and held-out points come from different streams of the seed, and another seed gives other points."""
+    first, again, other = toy_dataset(name, 500, 0.1, 0), toy_dataset(name, 500, 0.1, 0), toy_dataset(name, 500, 0.1, 1)
+    assert torch.equal(first.train, again.train) and torch.equal(first.held_out, again.held_out)
+    assert len(np.intersect1d(first.train.numpy(), first.held_out.numpy())) == 0
+    assert len(np.intersect1d(first.train.numpy(), other.train.numpy())) == 0
+    assert len(first.train_labels) == len(first.held_out_labels) == 500 and first.name == name
+
+
+@pytest.mark.parametrize(("n", "held_out"), [(30, 30), (10_000, 10_000), (10_001, 10_000)])
+def test_dataset_sizes(n, held_out):
+    """There are n training and min(n, 10,000) held-out points."""
+    dataset = toy_dataset("ring", n, 0.1, 0)
+    assert (len(dataset.train), len(dataset.held_out)) == (n, held_out)

@@ -1,0 +1,172 @@
+"""One step of each kind (core/training/optimise.py) against gradients written out by hand."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.nn.utils import parametrize
+
+from gebm_cli.core.device import seeded_construction
+from gebm_cli.core.models.networks import Circle, Energy, conv_energy, mlp
+from gebm_cli.core.models.prior import NormalPrior
+from gebm_cli.core.objectives.kale import gradient_penalty, kale
+from gebm_cli.core.training.optimise import adam, base_step, energy_step, frozen, linear_decay, one_power_iteration
+
+PRIOR = NormalPrior(2)
+
+
+@pytest.fixture
+def energy():
+    with seeded_construction(0, "energy"):
+        return Energy(mlp(2, 1, 16, 2))
+
+
+@pytest.fixture
+def base():
+    with seeded_construction(0, "base"):
+        return mlp(2, 2, 16, 1)
+
+
+def _seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def _data(n=64, seed=1):
+    return 0.3 * torch.randn(n, 2, generator=_seeded(seed)) + torch.tensor([1.0, 0.5])
+
+
+def test_energy_step_is_ascent_on_its_objective(energy, base):
+    """With plain gradient descent of rate .1 the step is +.1 times the gradient of F - weight * penalty, in E and c."""
+    data, other = _data(), copy.deepcopy(energy)
+    optimiser = torch.optim.SGD(energy.parameters(), 0.1)
+    value, penalty = energy_step(energy, base, PRIOR, data, optimiser, 2.0, _seeded(3))
+    generator = _seeded(3)
+    with torch.no_grad():
+        fake = base(PRIOR.sample(64, generator))
+    expected = kale(other(data), other(fake), other.log_partition)
+    expected_penalty = gradient_penalty(other, data, fake, torch.rand(64, generator=generator))
+    (expected - 2.0 * expected_penalty).backward()
+    assert (value.item(), penalty.item()) == pytest.approx((expected.item(), expected_penalty.item()), rel=1e-5)
+    for (name, new), old in zip(energy.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.1 * old.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_energy_step_leaves_the_base_alone(energy, base):
+    """The base gets neither a gradient nor a change, and what is returned carries no graph."""
+    before = [p.clone() for p in base.parameters()]
+    value, penalty = energy_step(energy, base, PRIOR, _data(), adam(energy, 1e-2, (0.5, 0.9)), 1.0, _seeded())
+    assert all(p.grad is None and torch.equal(p, old) for p, old in zip(base.parameters(), before, strict=True))
+    assert not value.requires_grad and not penalty.requires_grad
+
+
+def test_energy_step_without_penalty(energy, base):
+    """At weight 0 the penalty is neither computed nor drawn for."""
+    generator, expected = _seeded(4), _seeded(4)
+    _, penalty = energy_step(energy, base, PRIOR, _data(), adam(energy, 1e-2, (0.5, 0.9)), 0.0, generator)
+    PRIOR.sample(64, expected)
+    assert penalty.item() == 0 and torch.equal(generator.get_state(), expected.get_state())
+
+
+def test_energy_steps_raise_kale(energy):
+    """On a cluster against the circle, F of fresh points rises from about 0 to above .5 in 150 steps."""
+    optimiser, generator = adam(energy, 1e-2, (0.5, 0.9)), _seeded(5)
+    values = [
+        energy_step(energy, Circle(), PRIOR, _data(seed=10 + i), optimiser, 0.1, generator)[0].item()
+        for i in range(150)
+    ]
+    first, last = sum(values[:10]) / 10, sum(values[-10:]) / 10
+    assert abs(first) < 0.3 and last > 0.5, f"from {first:.3f} to {last:.3f}"
+
+
+def test_base_step_is_descent_on_its_loss(energy, base):
+    """With plain gradient descent of rate .1 the step is -.1 times the gradient of -log mean exp(-E(B(z)))."""
+    other = copy.deepcopy(base)
+    loss = base_step(base, energy, PRIOR, 64, torch.optim.SGD(base.parameters(), 0.1), _seeded(6))
+    expected = -torch.exp(-energy(other(PRIOR.sample(64, _seeded(6))))).mean().log()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6) and not loss.requires_grad
+    for new, old in zip(base.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(new, old - 0.1 * old.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_base_step_of_a_frozen_energy_leaves_no_gradients(energy, base):
+    """Inside `frozen` the energy's gradients stay None and its parameters stay as they are; the base moves."""
+    before, base_before = copy.deepcopy(energy), copy.deepcopy(base)
+    with frozen(energy):
+        base_step(base, energy, PRIOR, 32, adam(base, 1e-2, (0.5, 0.9)), _seeded())
+    assert all(p.grad is None for p in energy.parameters())
+    assert all(torch.equal(p, q) for p, q in zip(energy.parameters(), before.parameters(), strict=True))
+    assert not all(torch.equal(p, q) for p, q in zip(base.parameters(), base_before.parameters(), strict=True))
+
+
+def test_base_steps_lower_the_energy(base):
+    """Against a fixed well at (2, 0), 100 base steps bring the samples from the origin to the well."""
+
+    class Well(torch.nn.Module):
+        def forward(self, x):
+            return (x - torch.tensor([2.0, 0.0])).square().sum(1)
+
+    optimiser, generator = adam(base, 2e-2, (0.5, 0.9)), _seeded(7)
+    for _ in range(100):
+        base_step(base, Well(), PRIOR, 64, optimiser, generator)
+    with torch.no_grad():
+        centre = base(PRIOR.sample(1000, generator)).mean(0)
+    assert (centre - torch.tensor([2.0, 0.0])).norm() < 0.2, centre.tolist()
+
+
+def test_frozen_restores_what_was_trainable(energy, base):
+    """After `frozen`, also after an error, exactly the parameters that asked for gradients ask again."""
+    energy.log_partition.requires_grad_(False)
+    before = [p.requires_grad for m in (energy, base) for p in m.parameters()]
+    with pytest.raises(ZeroDivisionError), frozen(energy, base):
+        assert not any(p.requires_grad for m in (energy, base) for p in m.parameters())
+        raise ZeroDivisionError
+    assert [p.requires_grad for m in (energy, base) for p in m.parameters()] == before
+    assert before.count(False) == 1
+
+
+def test_adam_gives_the_log_partition_its_own_rate(energy):
+    """Every parameter is in exactly one group, log_partition alone in the second with its own rate."""
+    optimiser = adam(energy, 1e-3, (0.5, 0.99), 1e-2)
+    network, own = optimiser.param_groups
+    assert (network["lr"], own["lr"], network["betas"], own["betas"]) == (1e-3, 1e-2, (0.5, 0.99), (0.5, 0.99))
+    assert len(own["params"]) == 1 and own["params"][0] is energy.log_partition
+    assert [id(p) for p in network["params"]] == [id(p) for p in energy.network.parameters()]
+
+
+def test_adam_defaults_the_log_partition_to_the_same_rate(energy, base):
+    """Without a rate of its own c takes the network's; a base has one group."""
+    assert [g["lr"] for g in adam(energy, 3e-4, (0.5, 0.99)).param_groups] == [3e-4, 3e-4]
+    assert len(adam(base, 3e-4, (0.5, 0.99)).param_groups) == 1
+
+
+def test_adam_moves_each_group_by_its_rate(energy, base):
+    """Adam's first step has length lr in each coordinate: c moves by its own rate, weights by theirs."""
+    before = copy.deepcopy(energy)
+    energy_step(energy, base, PRIOR, _data(), adam(energy, 1e-3, (0.5, 0.9), 5e-2), 0.0, _seeded())
+    step = (energy.log_partition - before.log_partition).abs().item()
+    weights = max((p - q).abs().max().item() for p, q in zip(energy.network.parameters(), before.network.parameters()))
+    assert (step, weights) == pytest.approx((5e-2, 1e-3), rel=1e-2)
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 1), (1, 1), (50, 1), (51, 0.98), (75, 0.5), (99, 0.02), (100, 0)])
+def test_linear_decay(step, factor):
+    """Of 100 steps the first half has factor 1, then it falls linearly to 0."""
+    assert linear_decay(100)(step) == pytest.approx(factor, abs=1e-12)
+
+
+def test_one_power_iteration_a_step():
+    """Within it, forward passes share one power iteration; without it each has its own."""
+    with seeded_construction(0):
+        network = conv_energy((1, 8, 8), 4, True)
+    layer = network[0].parametrizations.weight[0]
+    x, states = torch.randn(2, 1, 8, 8, generator=_seeded()), []
+    with one_power_iteration(network):
+        for _ in range(2):
+            network(x)
+            states.append(layer._u.clone())
+    network(x)
+    assert torch.equal(*states) and not torch.equal(states[0], layer._u)
+    assert not isinstance(one_power_iteration(torch.nn.Linear(1, 1)), type(parametrize.cached()))
