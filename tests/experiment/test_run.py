@@ -132,6 +132,6 @@ def test_a_second_energy_gets_a_run_of_its_own_with_the_same_base(tmp_path, run)
     assert fork.record()["base_from"] == run.name and (fork.checkpoints("train-base") / "latest").exists()
     other = load_experiment(run.path / "experiment.yaml", ["latent_dim=3", "base.width=5"])
     with pytest.raises(
-        UsageError, match=r"latent_dim: the run has 16, asked for 3\nbase\.width: the run has 16, asked for 5"
+        UsageError, match=r"latent_dim: the run has 16, asked for 3\nbase\.width: the run has 32, asked for 5"
     ):
         energy_run(run, other, tmp_path)
