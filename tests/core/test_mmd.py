@@ -73,8 +73,24 @@ def test_blocks_change_nothing(monkeypatch, block, generator):
     assert blocked_difference.standard_error == pytest.approx(difference.standard_error, rel=1e-12)
 
 
-def test_float32_data_are_summed_in_float64(generator):
-    """On float32 data the value differs from float64's by kernel rounding only, not by the rounding of long sums."""
+def _lopsided(x, y):
+    """A float32 matrix with one 2^30 a row among ones, which 32-bit sums round to multiples of 128."""
+    matrix = torch.ones(len(x), len(y))
+    matrix[:, -1] = 2.0**30
+    return matrix
+
+
+def test_float32_kernels_are_summed_in_float64():
+    """Sums of float32 kernel values are exact where 32-bit sums would have rounded them."""
+    x, y = torch.zeros(40, 1), torch.zeros(1030, 1)
+    rows, columns = mmd.column_and_row_means(_lopsided, x, y)
+    assert (rows * 1030 - (2**30 + 1029)).abs().max() < 1e-6 and (columns[:-1] == 1).all() and columns[-1] == 2**30
+    within = mmd.row_means(_lopsided, y)
+    assert (within[:-1] * 1029 - (2**30 + 1028)).abs().max() < 1e-6 and within[-1] == 1
+
+
+def test_float32_data_agree_with_float64(generator):
+    """On 3,000 and 2,000 float32 points the value is float64's to the rounding of single kernel values."""
     x, y = _normal(3000, generator), _normal(2000, generator, 0.2)
     exact, single = mmd2(x, y, Gaussian(1.0)).value, mmd2(x.float(), y.float(), Gaussian(1.0)).value
     assert abs(exact - single) < 2e-7, f"{exact} against {single}"

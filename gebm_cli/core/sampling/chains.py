@@ -76,7 +76,7 @@ def _run_block(
     watch: Callable[[int, Tensor], None],
 ) -> Block:
     state = sampler.init(z, generator)
-    trace = [state.potential.mean()]
+    trace = [state.potential.nanmean()]
     accepted = torch.zeros((), dtype=torch.long, device=z.device)
     nonfinite = accepted.clone()
     watch(0, state.position)
@@ -84,7 +84,7 @@ def _run_block(
         state, info = sampler.step(state, generator)
         accepted += info.accepted[:keep].sum()
         nonfinite += info.nonfinite[:keep].sum()
-        trace.append(state.potential.mean())
+        trace.append(state.potential.nanmean())
         watch(step, state.position)
         on_step(len(z))
     return Block(keep, z, state.position, torch.stack(trace).cpu(), int(accepted), int(nonfinite), keep * n_steps)

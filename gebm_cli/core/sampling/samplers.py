@@ -1,7 +1,9 @@
 """The samplers, one anatomy for all: `init(z, generator) -> State`, `step(state, generator) -> (State, Info)`.
 
 A chain is a value: position, potential and gradient of the CURRENT position (and velocity), so it can be saved, resumed
-and split. A rejected or non-finite proposal leaves all of them untouched. Noise is never scaled; beta lives in U.
+and split. A rejected or non-finite proposal leaves position, potential and gradient untouched. (One exception: under the
+`gebm` splitting the potential and gradient of a state are those of its last half-step position, the only one evaluated.)
+Noise is never scaled; beta lives in U.
 Notation: U the potential, g its gradient, xi ~ N(0, I), eps the Langevin step, h the kinetic and Hamiltonian step.
 """
 
@@ -90,8 +92,10 @@ def _finite(state: State) -> Tensor:
 
 
 def _unadjusted(new: State, old: State) -> tuple[State, Info]:
+    """Accept all that is finite. A kinetic chain that met anything else turns round: with its old velocity it would meet it again."""
     finite = _finite(new)
-    return _select(finite, new, old), Info(finite, ~finite)
+    turned = old if old.velocity is None else old._replace(velocity=-old.velocity)
+    return _select(finite, new, turned), Info(finite, ~finite)
 
 
 def _metropolis(new: State, old: State, log_ratio: Tensor, generator: torch.Generator) -> tuple[State, Info]:
@@ -240,10 +244,14 @@ def make_sampler(
     """The sampler of that name, with the default step size of its kind where none is given.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, scheme or friction word.
     """
     if name not in DEFAULT_STEP:
         raise ValueError(f"`name` must be one of {', '.join(DEFAULT_STEP)}, got '{name}'")
+    if scheme not in ("baoab", "gebm"):
+        raise ValueError(f"`scheme` must be baoab or gebm, got '{scheme}'")
+    if isinstance(friction, str) and friction not in FRICTION:
+        raise ValueError(f"`friction` must be a number or one of {', '.join(FRICTION)}, got '{friction}'")
     step = step_size if step_size is not None else DEFAULT_STEP[name]
     if name == "kla":
         return Kla(potential, step, FRICTION[friction] if isinstance(friction, str) else friction, scheme)

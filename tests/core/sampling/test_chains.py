@@ -78,7 +78,7 @@ def test_the_last_block_is_whole_and_says_what_to_keep(name):
 
 
 def test_rejections_of_chains_nobody_asked_for_are_not_counted():
-    """Sick chains 0 and 100 of a block of 128: the cut block of 44 counts one, the whole one both, at every step."""
+    """Sick chains 0 and 100 of a block of 128: of the last block 44 are kept and one is counted, of the first both."""
 
     class SickAfterStart(Sick):
         def value_and_grad(self, z):
@@ -86,10 +86,10 @@ def test_rejections_of_chains_nobody_asked_for_are_not_counted():
             return super().value_and_grad(z)
 
     potential = SickAfterStart(latent_potential(), [0, 100], "value", math.nan)
-    whole, cut = run(make("ula", potential), 128 + 44)
-    assert (whole.nonfinite, whole.accepted) == (8, 512 - 8)
-    assert (cut.nonfinite, cut.accepted) == (4, 176 - 4)
-    assert torch.equal(whole.end[[0, 100]], whole.start[[0, 100]])
+    full, last = run(make("ula", potential), 128 + 44)
+    assert (full.nonfinite, full.accepted) == (8, 512 - 8)
+    assert (last.nonfinite, last.accepted) == (4, 176 - 4)
+    assert torch.equal(full.end[[0, 100]], full.start[[0, 100]])
 
 
 @pytest.mark.parametrize("name", [None, "ula", "kla-baoab"])
