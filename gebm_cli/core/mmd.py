@@ -71,8 +71,8 @@ def mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> Estimate:
 
         SE^2 = 4 var_i(h_x) / n + 4 var_j(h_y) / m,   h_x(i) = mean_{j!=i} k(x_i, x_j) - mean_j k(x_i, y_j).
 
-    The value may be negative. The error is within 7 % of the truth when the laws differ, a third too large when they do
-    not (Sutherland 2019 gives the full U-statistic variance; it goes negative near zero, this form does not).
+    The value may be negative. The error is within 7 % of the truth when the laws differ, and about sqrt(2) too large when
+    they do not (Sutherland 2019 gives the full U-statistic variance; it goes negative near zero, this form does not).
     """
     hx, hy, value = _projections(x, y, kernel)
     return Estimate(value, math.sqrt(4 * _variance(hx) / len(x) + 4 * _variance(hy) / len(y)))

@@ -90,6 +90,7 @@ def build_training(experiment: Experiment, stage: str, dataset: Dataset, seed: i
         lr=keys.lr,
         betas=keys.betas,
         penalty_weight=keys.penalty_weight,
+        noise_std=keys.noise_std,
         lr_log_partition=keys.lr_log_partition,
         linear_schedule=keys.lr_schedule == "linear",
         ema_halflife_steps=keys.ema_halflife_steps if isinstance(keys, schema.TrainBase) else None,

@@ -146,6 +146,11 @@ class Optimiser(Section):
     penalty_weight: NonNegative = Field(
         1.0, description="Weight of the zero-centred gradient penalty, mean |grad E|^2 at interpolates."
     )
+    noise_std: NonNegative = Field(
+        0.0,
+        description="Instance noise: standard deviation of the Gaussian noise added to data (in [-1, 1]) and base samples "
+        "before the energy sees them in training.",
+    )
     log_every: Count = Field(50, description="Steps between two lines of metrics, and between two finiteness checks.")
     checkpoint_every: Count = Field(1000, description="Steps between two checkpoints.")
 

@@ -35,8 +35,11 @@ def bare(training: Training, data: torch.Tensor, order: torch.Tensor, steps: int
         x = data[order[step % len(order)]].float().div_(127.5).sub_(1.0)
         with torch.no_grad():
             y = base(torch.randn(n, d, generator=generator))
+        both = torch.cat([x, y])
+        both = both + training.noise_std * torch.randn(both.shape, generator=generator)
+        x, y = both[:n], both[n:]
+        e = energy(both)
         a = torch.rand(n, generator=generator).view(-1, 1, 1, 1)
-        e = energy(torch.cat([x, y]))
         between = torch.lerp(y, x, a).requires_grad_()
         (gradient,) = torch.autograd.grad(energy(between).sum(), between, create_graph=True)
         kale = 1.0 - (e[:n] + energy.log_partition).mean() - torch.exp(-e[n:] - energy.log_partition).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -165,28 +166,54 @@ def read_array(path: str) -> tuple[Tensor, Tensor | None]:
     Raises:
         UsageError: no such file, not an array file, or of another type or shape.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{path}: is not a readable .npy or .npz file ({_one_line(error)})") from None
-    name = next((n for n in ("images", "samples") if n in arrays), None) or (
-        next(iter(arrays)) if len(arrays) == 1 else ""
-    )
-    if not name:
+    arrays = _load_arrays(path)
+    known = [name for name in arrays if name in ("images", "samples") or len(arrays) == 1]
+    if not known:
         raise UsageError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array named `images`")
-    data = arrays[name]
-    labels = torch.from_numpy(arrays["labels"].astype(np.int64)) if "labels" in arrays else None
+    data = arrays[known[0]]
+    labels = _labels(arrays.get("labels"), len(data) if data.ndim else 0, path)
     if data.dtype == np.uint8 and data.ndim == 3:
         data = data[..., None]
-    if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] in (1, 3) and len(data):
+    if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] in (1, 3) and data.size:
         return torch.from_numpy(data).permute(0, 3, 1, 2).contiguous(), labels
-    if np.issubdtype(data.dtype, np.floating) and data.ndim == 2 and len(data) and np.isfinite(data).all():
-        return torch.from_numpy(data.astype(np.float32)), labels
+    if np.issubdtype(data.dtype, np.floating) and data.ndim == 2 and data.size:
+        with np.errstate(over="ignore"):
+            points = data.astype(np.float32)
+        if np.isfinite(points).all():
+            return torch.from_numpy(points), labels
     raise UsageError(
-        f"{path}: `{name}` is {data.dtype} of shape {data.shape}; expected uint8 images (n, height, width, 1 or 3) "
-        "or finite float points (n, d), with n at least 1"
+        f"{path}: `{known[0]}` is {data.dtype} of shape {data.shape}; expected uint8 images (n, height, width, 1 or 3) "
+        "or finite float points (n, d) within the range of float32, with n at least 1"
     )
+
+
+def _load_arrays(path: str) -> dict[str, np.ndarray]:
+    # What numpy and zipfile raise on damaged files; RuntimeError covers "is encrypted" and unknown compression.
+    damaged = (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        tokenize.TokenError,
+    )
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+    except damaged as error:
+        raise UsageError(f"{path}: is not a readable .npy or .npz file ({_one_line(error)})") from None
+
+
+def _labels(labels: np.ndarray | None, n: int, path: str) -> Tensor | None:
+    if labels is None:
+        return None
+    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
+        raise UsageError(
+            f"{path}: `labels` is {labels.dtype} of shape {labels.shape}; expected {n} whole numbers from 0"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _one_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """The distance, its standard error, and whether a covariance is singular (n <= d: compare only at equal n)."""
+    """The distance, its standard error, and whether n <= d, so that a covariance must be singular (compare only at equal n)."""
 
     value: float
     standard_error: float

@@ -92,7 +92,7 @@ def _finite(state: State) -> Tensor:
 
 
 def _unadjusted(new: State, old: State) -> tuple[State, Info]:
-    """Accept all that is finite. A kinetic chain that met anything else turns round: with its old velocity it would meet it again."""
+    """Accept all that is finite. A kinetic chain that met anything else turns round, or it would meet it again."""
     finite = _finite(new)
     turned = old if old.velocity is None else old._replace(velocity=-old.velocity)
     return _select(finite, new, turned), Info(finite, ~finite)

@@ -75,6 +75,7 @@ class Training:
     lr: float
     betas: tuple[float, float]
     penalty_weight: float
+    noise_std: float = 0.0
     lr_log_partition: float | None = None
     linear_schedule: bool = False
     ema_halflife_steps: float | None = None
@@ -123,6 +124,7 @@ class Training:
             self.critic_optimiser,
             self.penalty_weight,
             self.generator,
+            self.noise_std,
         )
         self.critic_steps_done += 1
 
@@ -133,7 +135,7 @@ class Training:
         self.energy.eval()
         with frozen(self.energy):
             self._last["base_loss"] = base_step(
-                self.base, self.energy, self.prior, self.batches.batch_size, optimiser, self.generator
+                self.base, self.energy, self.prior, self.batches.batch_size, optimiser, self.generator, self.noise_std
             )
         self.energy.train()
         if self.averaged is not None:

@@ -22,7 +22,7 @@ def adam(
     log_partition = named.pop("log_partition", None)
     groups: list[dict[str, object]] = [{"params": list(named.values()), "lr": lr}]
     if log_partition is not None:
-        groups.append({"params": [log_partition], "lr": lr_log_partition or lr})
+        groups.append({"params": [log_partition], "lr": lr if lr_log_partition is None else lr_log_partition})
     return torch.optim.Adam(groups, betas=betas)
 
 
@@ -39,20 +39,25 @@ def energy_step(
     optimiser: torch.optim.Optimizer,
     penalty_weight: float,
     generator: torch.Generator,
+    noise_std: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """One ascent step of F(E, c) - weight * penalty on a batch of data (n, ...) and as many base samples.
+
+    With `noise_std` both are seen through Gaussian noise (instance noise, Sonderby et al. 2017): it keeps the energy from
+    living on what sets quantised data apart from any continuous base, and not on how their mass differs.
 
     Returns:
         F and the penalty, two detached scalars still on the device: reading them is the caller's choice.
     """
     n = len(data)
     with torch.no_grad():
-        fake = base(prior.sample(n, generator))
+        both = torch.cat([data, base(prior.sample(n, generator))])
+    both = _noisy(both, noise_std, generator)
     weight = torch.rand(n, generator=generator, device=data.device) if penalty_weight else None
     with one_power_iteration(energy):
-        on_data, on_base = energy(torch.cat([data, fake])).split(n)
+        on_data, on_base = energy(both).split(n)
         value = kale(on_data, on_base, energy.log_partition)
-        penalty = value.new_zeros(()) if weight is None else gradient_penalty(energy, data, fake, weight)
+        penalty = value.new_zeros(()) if weight is None else gradient_penalty(energy, both[:n], both[n:], weight)
         optimiser.zero_grad(set_to_none=True)
         torch.add(-value, penalty, alpha=penalty_weight).backward()
     optimiser.step()
@@ -66,13 +71,20 @@ def base_step(
     n: int,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
+    noise_std: float = 0.0,
 ) -> Tensor:
     """One descent step of the base on -log mean exp(-E(B(z))) over n latents; the energy must be frozen. Returns the loss."""
-    loss = base_loss(energy(base(prior.sample(n, generator))))
+    loss = base_loss(energy(_noisy(base(prior.sample(n, generator)), noise_std, generator)))
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
     return loss.detach()
+
+
+def _noisy(x: Tensor, noise_std: float, generator: torch.Generator) -> Tensor:
+    if not noise_std:
+        return x
+    return x + noise_std * torch.randn(x.shape, generator=generator, device=x.device)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn.utils import parametrize
@@ -47,6 +49,14 @@ def test_sngan_energy_has_the_references_size():
     assert count_parameters(network) == 5_860_865
     assert sum(parametrize.is_parametrized(m) for m in network.modules()) == 7
     assert not parametrize.is_parametrized(network[-1]), "the last, linear layer has no spectral norm"
+
+
+@pytest.mark.parametrize(("build", "slope"), [(sngan_energy, 0.1), (lambda s: conv_energy(s, 4, True), 0.2)])
+def test_leaky_slopes(build, slope):
+    """Every convolution is followed by a leaky ReLU, of slope .1 in the sngan critic and .2 in the conv energy."""
+    network = list(build(RGB32))
+    after = [b for a, b in pairwise(network) if isinstance(a, torch.nn.Conv2d)]
+    assert [m.negative_slope for m in after] == [slope] * len(after) and len(after) >= 4
 
 
 def test_sngan_base_draws_images():

@@ -170,3 +170,17 @@ def test_one_power_iteration_a_step():
     network(x)
     assert torch.equal(*states) and not torch.equal(states[0], layer._u)
     assert not isinstance(one_power_iteration(torch.nn.Linear(1, 1)), type(parametrize.cached()))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_energy_step_makes_one_power_iteration(weight):
+    """With or without the penalty's own forward pass, a step advances each spectral norm by one iteration."""
+    with seeded_construction(0):
+        energy = Energy(conv_energy((1, 8, 8), 4, True))
+    base = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.Unflatten(1, (1, 8, 8)))
+    once = copy.deepcopy(energy)
+    data = torch.rand(4, 1, 8, 8, generator=_seeded())
+    once(data)
+    energy_step(energy, base, PRIOR, data, adam(energy, 1e-3, (0.5, 0.9)), weight, _seeded())
+    layers = [m.network[0].parametrizations.weight[0] for m in (energy, once)]
+    assert torch.equal(layers[0]._u, layers[1]._u)
