@@ -41,11 +41,15 @@ def pixels(device: torch.device) -> Features:
 # ---------------------------------------------------------------------------------------------------------- classifier
 
 N_FEATURES = 64
-CLASSIFIER_RECIPE = "conv32-conv64-pool-conv64-linear64, Adam 1e-3 linear decay, 1200 steps of 64, seed 0, version 1"
+CLASSIFIER_RECIPE = "conv32-conv64-pool-conv64-linear64, Adam 1e-3 linear decay, 800 steps of 64, seed 0, version 2"
 
 
 class Classifier(nn.Module):
-    """A small convolutional classifier; its features are the 64 units before the logits, scaled to mean square 1."""
+    """A small convolutional classifier; its features are the 64 units before the last ReLU, standardised.
+
+    Each has mean 0 and variance 1 on the data it was trained on. Before the ReLU they are nearly Gaussian, as FID assumes;
+    centred, they leave no constant in KID's kernel that would drown the differences.
+    """
 
     def __init__(self, channels: int, n_classes: int) -> None:
         super().__init__()
@@ -60,15 +64,15 @@ class Classifier(nn.Module):
             nn.AdaptiveAvgPool2d(4),
             nn.Flatten(),
             nn.Linear(64 * 16, N_FEATURES),
-            nn.ReLU(),
         )
-        self.logits = nn.Linear(N_FEATURES, n_classes)
-        self.scale = nn.Buffer(torch.ones(()))
+        self.logits = nn.Sequential(nn.ReLU(), nn.Linear(N_FEATURES, n_classes))
+        self.mean = nn.Buffer(torch.zeros(N_FEATURES))
+        self.std = nn.Buffer(torch.ones(N_FEATURES))
         self.held_out_accuracy = nn.Buffer(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (n, 64) of images (n, c, h, w) in [-1, 1]."""
-        return self.body(x) / self.scale
+        return (self.body(x) - self.mean) / self.std
 
 
 def train_classifier(
@@ -83,7 +87,7 @@ def train_classifier(
 
     The same data give the same network on the same kind of device: everything random comes from seed 0.
     """
-    steps, batch = 1200, min(64, len(images))
+    steps, batch = 800, min(64, len(images))
     with seeded_construction(0, "classifier"):
         network = Classifier(images.shape[1], int(labels.max()) + 1).to(device)
     generator = torch.Generator().manual_seed(0)
@@ -92,15 +96,16 @@ def train_classifier(
     images, labels = images.to(device), labels.to(device)
     for step in range(steps):
         index = torch.randperm(len(images), generator=generator)[:batch].to(device)
-        loss = nn.functional.cross_entropy(network.logits(network(to_float(images[index]))), labels[index])
+        loss = nn.functional.cross_entropy(network.logits(network.body(to_float(images[index]))), labels[index])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         decay.step()
         on_step(step + 1, steps)
     network.eval().requires_grad_(False)
-    features = torch.cat([network(to_float(b)) for b in images.split(1000)])
-    network.scale.copy_(features.square().mean().sqrt())
+    units = torch.cat([network.body(to_float(b)) for b in images.split(1000)])
+    network.mean.copy_(units.mean(0))
+    network.std.copy_(units.std(0).clamp(min=1e-6))
     if len(held_out):
         guesses = torch.cat(
             [network.logits(network.body(to_float(b.to(device)))).argmax(1) for b in held_out.split(1000)]
