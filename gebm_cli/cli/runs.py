@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import typer
 
 from gebm_cli.cli.options import Json, RunsDir, print_result
-from gebm_cli.experiment.run import Run, all_runs, runs_root
+from gebm_cli.experiment.run import Run, all_runs, run_folders, runs_root
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +23,11 @@ def register(app: typer.Typer) -> None:
 def runs(json: Json = False, runs_dir: RunsDir = None) -> None:
     """List the runs, newest last: what was trained, how far, and the newest scores."""
     root = runs_root(runs_dir)
-    rows = [_row(run) for run in all_runs(root)]
+    readable = all_runs(root)
+    rows = [_row(run) for run in readable]
+    for path in run_folders(root):
+        if path not in [run.path for run in readable]:
+            print(f"gebm: {path}: passed over, its experiment.yaml is not of this version", file=sys.stderr)
     if json:
         print_result({"runs": rows}, True, "")
         return

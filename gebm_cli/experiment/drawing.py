@@ -168,5 +168,5 @@ def _pictures(folder: Path, film: _Film, blocks: list[Block], described: dict[st
         save_trace(
             folder / "trace.png",
             mean,
-            f"{described['sampler']}, beta {described['beta']:g}, h {described['step_size']:g}",
+            f"{described['sampler']}, beta {described['beta']:g}, step size {described['step_size']:g}",
         )

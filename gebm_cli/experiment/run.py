@@ -219,15 +219,23 @@ def open_run(path: Path) -> Run:
 
 
 def all_runs(root: Path) -> list[Run]:
-    """Every run below `root`, oldest first; folders that are not runs are passed over."""
+    """Every run below `root`, oldest first. What is not a run, or not one this version can read, is passed over."""
+    return [run for run in map(_opened, run_folders(root)) if run is not None]
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The folders below `root` that hold a run, oldest first."""
     if not root.is_dir():
         return []
     paths = [p for p in root.iterdir() if (p / "record.yaml").is_file() and (p / "experiment.yaml").is_file()]
-    return [open_run(p) for p in sorted(paths, key=lambda p: (_started(p), p.name))]
+    return sorted(paths, key=lambda p: ((p / "experiment.yaml").stat().st_mtime, p.name))
 
 
-def _started(path: Path) -> float:
-    return (path / "experiment.yaml").stat().st_mtime
+def _opened(path: Path) -> Run | None:
+    try:
+        return open_run(path)
+    except UsageError:
+        return None
 
 
 def find_run(root: Path, name: str) -> Run:

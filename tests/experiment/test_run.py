@@ -135,3 +135,13 @@ def test_a_second_energy_gets_a_run_of_its_own_with_the_same_base(tmp_path, run)
         UsageError, match=r"latent_dim: the run has 16, asked for 3\nbase\.width: the run has 32, asked for 5"
     ):
         energy_run(run, other, tmp_path)
+
+
+def test_a_run_of_another_version_is_passed_over_and_does_not_block_the_others(tmp_path, run):
+    """A key that this version does not know makes one run unreadable, not all."""
+    other = create_run(EXPERIMENT, tmp_path)
+    with open(other.path / "experiment.yaml", "a") as file:
+        file.write("key_of_the_future: 1\n")
+    assert [r.name for r in all_runs(tmp_path)] == [run.name]
+    with pytest.raises(UsageError, match="key_of_the_future: unknown key"):
+        find_run(tmp_path, other.name)

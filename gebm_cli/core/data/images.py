@@ -83,7 +83,7 @@ def _split(name: str, images: Tensor, labels: Tensor | None, held_out: int) -> D
 
 
 def read_folder(path: str, size: int | None = None, channels: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """All images below `path` in the order of their names, uint8 (n, c, h, w), with labels from class sub-folders.
+    """All images below `path` in the order of their names, uint8 (n, c, h, w), with labels from the sub-folder each is in.
 
     With `size`, the short side is resized (antialiased bicubic) and the centre cropped; with `channels`, every image is
     converted to grey or RGB. Without them nothing is converted, and images that disagree are an error.
@@ -101,7 +101,7 @@ def read_folder(path: str, size: int | None = None, channels: int | None = None)
     if problems:
         more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UsageError("\n".join(problems[:10]) + more)
-    classes = [file.relative_to(path).parts[0] if len(file.relative_to(path).parts) > 1 else "" for file in files]
+    classes = ["" if file.parent == Path(path) else file.parent.name for file in files]
     names = sorted(set(classes))
     labels = torch.tensor([names.index(c) for c in classes]) if len(names) > 1 and "" not in names else None
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), labels

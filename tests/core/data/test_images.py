@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -489,3 +491,18 @@ def test_points_are_no_image_data_set(tmp_path):
     path = _write(tmp_path / "x.npy", images=np.zeros((5, 2)))
     with pytest.raises(UsageError, match=r"expected uint8 images, got torch.float32 of shape \(5, 2\)"):
         array(path, 0.2)
+
+
+SHARD = Path(__file__).parents[4] / "shared/data/cifar10/test.tar"
+
+
+@pytest.mark.skipif(not SHARD.is_file(), reason="the shared CIFAR-10 images are not on this machine")
+def test_real_cifar10_folder_has_ten_classes_and_the_published_means(tmp_path):
+    """10,000 PNGs below test/<class>/ become RGB 32x32 with ten labels of 1,000 each; channel means .4942 .4851 .4504."""
+    with tarfile.open(SHARD) as archive:
+        archive.extractall(tmp_path, filter="data")
+    data, labels = read_folder(str(tmp_path))
+    assert data.shape == (10_000, 3, 32, 32) and labels is not None
+    assert torch.bincount(labels).tolist() == [1000] * 10
+    means = (data.double().mean((0, 2, 3)) / 255).tolist()
+    assert means == pytest.approx([0.4942, 0.4851, 0.4504], abs=5e-5), means
