@@ -106,10 +106,10 @@ def test_extensions_in_any_case(tmp_path, name):
 
 
 def test_sub_folders_are_labels(tmp_path):
-    """Class sub-folders, sorted by name, are labels 0, 1, ..., also for images deeper down."""
-    for name in ("dog/2.png", "cat/1.png", "cat/deep/3.png", "emu/4.png"):
+    """The folder each image lies in, sorted by name, is its label 0, 1, ..., also below a folder for the split."""
+    for name in ("train/dog/2.png", "train/cat/1.png", "test/cat/3.png", "test/emu/4.png"):
         _save(tmp_path / name)
-    assert read_folder(str(tmp_path))[1].tolist() == [0, 0, 1, 2]
+    assert read_folder(str(tmp_path))[1].tolist() == [0, 2, 0, 1]
 
 
 @pytest.mark.parametrize("names", [("a.png", "b.png"), ("only/a.png", "only/b.png"), ("cat/a.png", "loose.png")])
