@@ -20,7 +20,6 @@ demo: setup
 	$(BIN)/gebm train-energy $(EXPERIMENT)
 	$(BIN)/gebm sample $(EXPERIMENT) --sampler none
 	$(BIN)/gebm sample $(EXPERIMENT)
-	$(BIN)/gebm two-sample-test digits:train digits:held-out --features classifier
 	$(BIN)/gebm verdict
 
 test: setup

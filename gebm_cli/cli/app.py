@@ -7,9 +7,10 @@ import sys
 import traceback
 from typing import Annotated
 
-# Threads that wait should sleep: spinning ones make small networks up to 30 times slower on a shared machine. Read by
+# A waiting thread should spin briefly, then sleep. Spinning long (the default) makes small networks 20 to 50 times slower
+# when another process wants a core; sleeping at once (OMP_WAIT_POLICY=PASSIVE) makes two threads slower than one. Read by
 # the OpenMP runtime when torch is first imported, so it is set before any command runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import typer
 

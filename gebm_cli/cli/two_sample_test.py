@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -61,6 +62,14 @@ def two_sample_test(
     owner = chosen or pair.samples.run
     keys = settings(owner.experiment.two_sample_test if owner else TwoSampleTest(), alpha, permutations, bandwidth)
     result = scoring.mmd_test(pair, x, y, keys.alpha, keys.n_permutations, keys.bandwidth, seed)
+    if pair.features.name == "classifier" and any(
+        side.name.endswith(":train") for side in (pair.samples, pair.reference)
+    ):
+        print(
+            "gebm: note: the classifier features were learned on one of the two sides, which can make them differ by itself; "
+            "compare with held-out data, or use --features pixels",
+            file=sys.stderr,
+        )
     if pair.samples.run is not None:
         pair.samples.run.add_score(result, "two-sample-test")
     print_result(result, json, _sentence(result))
