@@ -48,7 +48,7 @@ def energy_run(base_run: Run, wanted: Experiment, root: Path) -> Run:
 
 
 def _fork(base_run: Run, experiment: Experiment, root: Path) -> Run:
-    run = create_run(experiment, root)
+    run = create_run(experiment, root, tuple(base_run.record().get("data_shape", ())))
     if base_run.checkpoints("train-base").is_dir():  # a base without parameters has none
         shutil.copytree(base_run.checkpoints("train-base"), run.checkpoints("train-base"))
     record: dict[str, Any] = run.record()

@@ -31,7 +31,7 @@ def draw(
 ) -> dict[str, Any]:
     """Draw a sample set into `out`, which appears only when it is complete; returns what sample.yaml says.
 
-    Memory is one batch of samples (`batch_size`), one block of chains, and for an .npz the whole set once.
+    Memory is one batch of samples (`batch_size`), one block of chains, all latents twice, and for an .npz the whole set once.
     """
     gebm = load_gebm(run, data_shape(run), device, with_energy=keys.sampler != "none")
     sampler = None
@@ -57,8 +57,8 @@ def draw(
 
 
 def data_shape(run: Run) -> tuple[int, ...]:
-    """The shape of one point of the run's data."""
-    return build_dataset(run.experiment.data).shape
+    """The shape of one point of the run's data, as recorded, so that sampling does not need the data themselves."""
+    return tuple(run.record().get("data_shape") or build_dataset(run.experiment.data).shape)
 
 
 class _Film:

@@ -183,7 +183,7 @@ def _later(line: bytes, stage: str, step: int) -> bool:
 # ------------------------------------------------------------------------------------------------- making and finding
 
 
-def create_run(experiment: Experiment, root: Path) -> Run:
+def create_run(experiment: Experiment, root: Path, data_shape: tuple[int, ...] = ()) -> Run:
     """A new folder `<root>/<experiment>-NNN`; numbering by exclusive mkdir, so two processes never share one.
 
     Raises:
@@ -203,7 +203,8 @@ def create_run(experiment: Experiment, root: Path) -> Run:
         raise GebmError(f"{path}: cannot be written: {error.strerror}; choose another folder with --runs-dir") from None
     run = Run(path, experiment)
     write_atomically(path / "experiment.yaml", to_yaml(experiment).encode())
-    write_yaml(path / "record.yaml", {"run": run.name, "experiment": experiment.name, "stages": [], "scores": []})
+    start = {"run": run.name, "experiment": experiment.name, "data_shape": list(data_shape), "stages": [], "scores": []}
+    write_yaml(path / "record.yaml", start)
     return run
 
 

@@ -32,7 +32,7 @@ def start_run(experiment: Experiment, root: Path) -> tuple[Run, Dataset]:
     seed = experiment.seed if experiment.seed is not None else secrets.randbits(31)
     experiment = experiment.model_copy(update={"seed": seed})
     dataset = check(experiment)
-    return create_run(experiment, root), dataset
+    return create_run(experiment, root, dataset.shape), dataset
 
 
 def check(experiment: Experiment) -> Dataset:
@@ -114,9 +114,19 @@ def _run(training: Training, callbacks: Callbacks, run: Run, stage: str) -> None
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within it SIGINT and SIGTERM only set a flag, which the loop reads between two optimiser calls."""
+    """Within it the first SIGINT or SIGTERM only sets a flag, which the loop reads between two optimiser calls.
+
+    A second one of the same kind acts as usual, for those who cannot wait.
+    """
     seen: list[int] = []
-    previous = {s: signal.signal(s, lambda number, frame: seen.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        signal.signal(number, previous[number])
+
+    for number in previous:
+        signal.signal(number, note)
     try:
         yield lambda: bool(seen)
     finally:
