@@ -10,6 +10,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 PLAIN_EVERY_S = 10.0
@@ -34,11 +35,11 @@ class _Speed(ProgressColumn):
     """Speed since the start of this session, and the time left at that speed."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        done = task.completed - task.fields.get("first", 0)
+        done = task.completed - (task.fields["first"] or 0)
         if not done or not task.elapsed or task.total is None:
             return Text("")
         speed = done / task.elapsed
@@ -55,8 +56,9 @@ def progress(title: str, unit: str = "steps") -> Iterator[Report]:
 
 
 def _live(title: str, unit: str) -> Iterator[Report]:
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), _Speed(unit))
-    with Progress(*columns, TextColumn("[dim]{task.fields[figures]}"), console=Console(stderr=True)) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), TimeElapsedColumn(), _Speed(unit))
+    figures = TextColumn("[dim]{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    with Progress(*columns, figures, console=Console(stderr=True), expand=True) as bar:
         task = bar.add_task(title, total=None, figures="", first=None)
 
         def report(done: int, total: int, figures: dict[str, float]) -> None:
