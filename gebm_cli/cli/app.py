@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(argv: list[str]) -> int:
     """The exit code of a command line."""
     os.environ.pop("GEBM_DEBUG", None)
+    signal.signal(signal.SIGTERM, _interrupt)  # so that what a command has half made is removed
     try:
         app(argv, prog_name="gebm", standalone_mode=True)
     except SystemExit as stop:
@@ -72,11 +74,15 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, GebmError):
         return "\n      ".join(str(error).splitlines()), error.exit_code
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'}: {error.strerror or error}", 1
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the device is out of memory; use a smaller batch_size (or sample.block_size), or --device cpu", 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+        return "out of memory; use a smaller batch_size (or sample.block_size), or --device cpu", 1
     return f"{type(error).__name__}: {error} (this is a defect of gebm; `gebm --debug COMMAND ...` shows where)", 1

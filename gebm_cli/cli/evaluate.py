@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, resolve
+from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, record_score, resolve
 from gebm_cli.cli.progress import Counter, progress
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.run import runs_root
@@ -118,9 +118,8 @@ def _evaluate(
         fake, real = pair.extract(Counter(report, len(pair.samples.data) + len(pair.reference.data)))
     score: dict[str, Any] = {"fid": scoring.fid_score, "kid": scoring.kid_score}[metric](pair, fake, real)
     score["seed"] = seed
-    if pair.samples.run is not None:
-        pair.samples.run.add_score(score, metric)
     print_result(score, as_json, _sentence(score))
+    record_score(pair.samples.run, score, metric)
 
 
 def check_features(name: str | None) -> None:

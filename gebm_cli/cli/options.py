@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gebm_cli.errors import UsageError
+from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.run import Run, find_run, runs_root
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ def open_named_run(name: str | None, runs_dir: str | None) -> Run | None:
     return find_run(runs_root(runs_dir), name) if name is not None else None
 
 
-def resolve(device: str) -> torch.device:
-    """The device, with reduced-precision products turned off (imports torch)."""
+def resolve(device: str, exact: bool = True) -> torch.device:
+    """The device; unless it is for training, with reduced-precision products (TF32) turned off. Imports torch."""
     from gebm_cli.core.device import exact_float32, resolve_device
 
-    exact_float32()
+    if exact:
+        exact_float32()
     return resolve_device(device)
 
 
@@ -60,7 +62,18 @@ def _without_nan(value: Any) -> Any:
     """JSON has no NaN or infinity: they become null."""
     if isinstance(value, dict):
         return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def record_score(run: Run | None, score: dict[str, Any], stem: str) -> None:
+    """Keep a score in the run its samples belong to. It is printed already, so failing to keep it is a note, not an error."""
+    try:
+        if run is not None:
+            run.add_score(score, stem)
+    except (GebmError, OSError) as error:
+        print(f"gebm: note: the result could not be kept in {run.path if run else ''}: {error}", file=sys.stderr)
 
 
 def refuse_overrides(overrides: list[str]) -> None:

@@ -47,7 +47,7 @@ def _row(run: Run) -> dict[str, Any]:
     record = run.record()
     last = record["stages"][-1] if record["stages"] else {}
     session = run.last_session(last["stage"]) if last else {}
-    scores = {s.get("metric"): s.get("value") for s in record.get("scores", [])}
+    scores = {s.get("metric"): s.get("value") for s in run.scores()}
     return {
         "run": run.name,
         "stage": (session or {}).get("stage"),

@@ -22,7 +22,7 @@ from gebm_cli.cli.options import (
 )
 from gebm_cli.cli.progress import Counter, progress
 from gebm_cli.errors import UsageError
-from gebm_cli.experiment.files import numbered
+from gebm_cli.experiment.files import make_numbered
 from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.run import newest_run, runs_root
 
@@ -110,7 +110,7 @@ def sample(
     if not chosen.has(stage):
         raise UsageError(f"{chosen.path}: has not finished {stage}; run `gebm {stage} --run {chosen.name}` first")
     where = resolve(device)
-    target = out or numbered(chosen.path / "samples", "base" if settings.sampler == "none" else settings.sampler)
+    target = out or make_numbered(chosen.path / "samples", "base" if settings.sampler == "none" else settings.sampler)
     steps = 1 if settings.sampler == "none" else settings.n_steps
     total = -(-settings.n_samples // settings.block_size) * settings.block_size * steps
     with progress(f"sample {chosen.name}", "chain-steps") as report:

@@ -69,8 +69,7 @@ def train_base(
         raise UsageError(f"{experiment}: base.kind circle has nothing to train; run `gebm train-energy {experiment}`")
     from gebm_cli.experiment.stages import start_run, train
 
-    where = resolve(device)
-    dataset = None
+    where, dataset = resolve(device, exact=False), None
     if loaded is not None:
         chosen, dataset = start_run(loaded, runs_root(runs_dir))
     if chosen is None:
@@ -94,13 +93,16 @@ def train_energy(
     if experiment is None:
         _refuse_seed(seed)
         refuse_overrides(keys)
+    for key in keys:
+        if key.startswith("train_base."):
+            raise UsageError(f"override '{key}': the base is trained already; give it to `gebm train-base`")
     loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
     from gebm_cli.experiment.continuing import energy_run
     from gebm_cli.experiment.stages import start_run, train
 
-    where = resolve(device)
+    where, dataset = resolve(device, exact=False), None
     if chosen is None and loaded is not None and loaded.base.kind == "circle" and not _any(root, loaded.name):
-        chosen, _ = start_run(loaded, root)
+        chosen, dataset = start_run(loaded, root)
     if chosen is None:
         chosen = newest_run(root, "train-base", loaded.name if loaded else None)
     if not chosen.has("train-base"):
@@ -109,7 +111,7 @@ def train_energy(
         )
     if loaded is not None:
         chosen = energy_run(chosen, loaded, root)
-    _finish("train-energy", chosen, json, lambda run, report: train(run, "train-energy", where, None, report))
+    _finish("train-energy", chosen, json, lambda run, report: train(run, "train-energy", where, dataset, report))
 
 
 def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], dict[str, Any]]) -> None:

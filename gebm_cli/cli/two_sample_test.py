@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gebm_cli.cli.evaluate import FeaturesOption, Weights, check_features
-from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, resolve
+from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, record_score, resolve
 from gebm_cli.cli.progress import Counter, progress
 from gebm_cli.experiment.run import runs_root
 from gebm_cli.experiment.schema import TwoSampleTest
@@ -70,9 +70,8 @@ def two_sample_test(
             "compare with held-out data, or use --features pixels",
             file=sys.stderr,
         )
-    if pair.samples.run is not None:
-        pair.samples.run.add_score(result, "two-sample-test")
     print_result(result, json, _sentence(result))
+    record_score(pair.samples.run, result, "two-sample-test")
 
 
 def settings(

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from gebm_cli.cli.evaluate import FeaturesOption, Weights, check_features
-from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, resolve
+from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, record_score, resolve
 from gebm_cli.cli.progress import Counter, progress
 from gebm_cli.experiment.run import newest_run, runs_root
 
@@ -59,8 +59,8 @@ def verdict(
         **scoring.describe_features(network),
         "references": scoring.verdict(extracted[0], extracted[1], references),
     }
-    chosen.add_score({"metric": "verdict", **result}, "verdict")
     print_result(result, json, _table(result))
+    record_score(chosen, {"metric": "verdict", **result}, "verdict")
 
 
 def _table(result: dict[str, Any]) -> str:

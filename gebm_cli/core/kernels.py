@@ -49,7 +49,7 @@ def median_bandwidth(pooled: Tensor, max_points: int = 2000) -> float:
     """The median of |a - b| over distinct pairs of the pooled sample (n, d): symmetric in the labels, so a test stays valid.
 
     Above `max_points` every k-th row is used in their order along a fixed random direction, which does not depend on the
-    labels either. A constant sample gives 1.
+    labels either. A median of 0 gives 1.
     """
     rows = pooled.double()
     direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)

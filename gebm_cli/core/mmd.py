@@ -29,10 +29,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two dependent estimates; z = value / standard_error, or nan where the variance is not positive."""
+    """The difference x - y of two dependent estimates; z is nan where the variance is not positive."""
 
     value: float
     standard_error: float
+    x: Estimate | None = None
+    y: Estimate | None = None
 
     @property
     def z(self) -> float:
@@ -74,30 +76,43 @@ def mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> Estimate:
     The value may be negative. The error is within 7 % of the truth when the laws differ, and about sqrt(2) too large when
     they do not (Sutherland 2019 gives the full U-statistic variance; it goes negative near zero, this form does not).
     """
-    hx, hy, value = _projections(x, y, kernel)
-    return Estimate(value, math.sqrt(4 * _variance(hx) / len(x) + 4 * _variance(hy) / len(y)))
+    return _project(x, y, kernel).estimate()
 
 
 def relative_mmd2(reference: Tensor, x: Tensor, y: Tensor, kernel: Kernel) -> Difference:
-    """MMD^2_u(reference, x) - MMD^2_u(reference, y): negative when x is closer. All (n_i, d), any sizes.
+    """MMD^2_u(reference, x) - MMD^2_u(reference, y), with both estimates: negative when x is closer. All (n_i, d), any sizes.
 
     The joint normal law of the two estimates shares the reference (Bounliphone et al., 2016, section 3): its covariance
     enters through the difference of the reference's two projections, by row sums.
     Deviation: no floor on the variance. The released code floors it at 1e-5, which swamps variances of KID's size.
     """
-    rx, hx, value_x = _projections(reference, x, kernel)
-    ry, hy, value_y = _projections(reference, y, kernel)
-    variance = 4 * (_variance(rx - ry) / len(reference) + _variance(hx) / len(x) + _variance(hy) / len(y))
-    return Difference(value_x - value_y, math.sqrt(variance))
+    own = row_means(kernel, reference) if len(reference) > 1 else None
+    to_x, to_y = _project(reference, x, kernel, own), _project(reference, y, kernel, own)
+    variance = _error(to_x.x - to_y.x) + _error(to_x.y) + _error(to_y.y)
+    first, second = to_x.estimate(), to_y.estimate()
+    return Difference(first.value - second.value, math.sqrt(variance), first, second)
 
 
-def _projections(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, float]:
+@dataclass(frozen=True)
+class _Projections:
+    """h_x (n,), h_y (m,) and the MMD^2 of x and y."""
+
+    x: Tensor
+    y: Tensor
+    value: float
+
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, math.sqrt(_error(self.x) + _error(self.y)))
+
+
+def _project(x: Tensor, y: Tensor, kernel: Kernel, own_x: Tensor | None = None) -> _Projections:
     if min(len(x), len(y)) < 2:
         raise ValueError(f"`x` and `y` need at least 2 rows each, got {len(x)} and {len(y)}")
-    xx, yy = row_means(kernel, x), row_means(kernel, y)
+    xx, yy = row_means(kernel, x) if own_x is None else own_x, row_means(kernel, y)
     xy, yx = column_and_row_means(kernel, x, y)
-    return xx - xy, yy - yx, (xx.mean() + yy.mean() - 2.0 * xy.mean()).item()
+    return _Projections(xx - xy, yy - yx, (xx.mean() + yy.mean() - 2.0 * xy.mean()).item())
 
 
-def _variance(values: Tensor) -> float:
-    return values.var(correction=1).item()
+def _error(projection: Tensor) -> float:
+    """4 var(h) / n, the part of the squared standard error that one sample brings."""
+    return 4 * projection.var(correction=1).item() / len(projection)

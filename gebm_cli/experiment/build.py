@@ -120,7 +120,7 @@ def load_gebm(run: Run, shape: tuple[int, ...], device: torch.device, with_energ
     energy = None
     if with_energy:
         energy = build_energy(run.experiment, shape, run.seed, "train-energy")
-        _load(energy, read_state(run, "train-energy")["energy"], run, "energy")
+        load_weights(energy, read_state(run, "train-energy")["energy"], run, "energy")
     for network in (base, energy):
         if network is not None:
             network.to(device).eval().requires_grad_(False)
@@ -135,7 +135,7 @@ def load_base(base: nn.Module, run: Run) -> None:
     weights = state["base"]
     if state["averaged"] is not None:
         weights = {k.removeprefix("module."): v for k, v in state["averaged"].items() if k.startswith("module.")}
-    _load(base, weights, run, "base")
+    load_weights(base, weights, run, "base")
 
 
 def read_state(run: Run, stage: str) -> dict[str, Any]:
@@ -146,14 +146,20 @@ def read_state(run: Run, stage: str) -> dict[str, Any]:
     return load_checkpoint(path, stage)
 
 
-def _load(network: nn.Module, weights: dict[str, Any], run: Run, what: str) -> None:
+def load_weights(network: nn.Module, weights: dict[str, Any], run: Run, what: str) -> None:
+    """Load a network of a run; raises GebmError when the weights are another network's."""
     try:
         network.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise GebmError(
-            f"{run.path}: the checkpoint's {what} does not fit the networks of experiment.yaml, which must not change "
-            f"after training ({str(error).splitlines()[-1].strip()})"
-        ) from None
+        raise does_not_fit(run, what, error) from None
+
+
+def does_not_fit(run: Run, what: str, error: Exception) -> GebmError:
+    """The sentence for a checkpoint of other networks than the experiment's."""
+    return GebmError(
+        f"{run.path}: the checkpoint's {what} does not fit the networks of experiment.yaml, which must not change "
+        f"after training ({str(error).splitlines()[-1].strip()})"
+    )
 
 
 def cache_folder() -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,9 @@ def load_checkpoint(path: Path, stage: str) -> dict[str, Any]:
         f"write {others[-1]} into {path.parent / 'latest'} to go back to it" if others else "train this stage again"
     )
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise GebmError(
@@ -66,7 +71,7 @@ def load_checkpoint(path: Path, stage: str) -> dict[str, Any]:
         ) from None
     except FileNotFoundError:
         raise GebmError(f"{path}: no such checkpoint; {remedy}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
+    except (RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
         raise GebmError(f"{path}: is damaged or not a checkpoint, perhaps cut short while copied; {remedy}") from None
     if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
         raise GebmError(f"{path}: was not written by gebm (expected format '{FORMAT}'); {remedy}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,15 @@ def draw(
 ) -> dict[str, Any]:
     """Draw a sample set into `out`, which appears only when it is complete; returns what sample.yaml says.
 
-    Memory is one batch of samples (`batch_size`), one block of chains, all latents twice, and for an .npz the whole set once.
+    Memory is one batch of samples (`batch_size`), one block of chains, all latents three times, and for an .npz the whole set once.
     """
-    gebm = load_gebm(run, data_shape(run), device, with_energy=keys.sampler != "none")
-    sampler = None
-    if gebm.energy is not None:
-        potential = LatentPotential(gebm.prior, gebm.base, gebm.energy, keys.beta)
-        sampler = make_sampler(keys.sampler, potential, keys.step_size, keys.friction, keys.scheme, keys.n_leapfrog)
-    film = _Film(gebm, keys.n_steps if sampler else 0, min(N_WATCHED, keys.n_samples))
     with folder_appears_whole(out) as folder:
+        gebm = load_gebm(run, data_shape(run), device, with_energy=keys.sampler != "none")
+        sampler = None
+        if gebm.energy is not None:
+            potential = LatentPotential(gebm.prior, gebm.base, gebm.energy, keys.beta)
+            sampler = make_sampler(keys.sampler, potential, keys.step_size, keys.friction, keys.scheme, keys.n_leapfrog)
+        film = _Film(gebm, keys.n_steps if sampler else 0, min(N_WATCHED, keys.n_samples))
         writer = _Writer(folder, as_npz, keys.batch_size)
         blocks: list[Block] = []
         for block in run_blocks(
@@ -48,9 +49,9 @@ def draw(
             writer.add(block.end[: block.keep], film.decode(block.end)[: block.keep])
             if len(film.started) < N_WATCHED:
                 film.started = torch.cat([film.started, film.decode(block.start)[: block.keep]])[:N_WATCHED]
-            blocks.append(block)
+            blocks.append(replace(block, start=block.start.cpu(), end=block.end.cpu()))
         writer.close()
-        described = _describe(run, keys, seed, sampler, blocks)
+        described = _describe(run, keys, seed, sampler, blocks, device)
         _pictures(folder, film, blocks, described, writer.first)
         write_yaml(folder / "sample.yaml", described)
     return described
@@ -119,14 +120,16 @@ class _Writer:
         np.savez(self.folder / "samples.npz", latents=torch.cat(self.latents).numpy(), **arrays)  # type: ignore[arg-type]
 
 
-def _describe(run: Run, keys: Sample, seed: int, sampler: Any, blocks: list[Block]) -> dict[str, Any]:
+def _describe(
+    run: Run, keys: Sample, seed: int, sampler: Any, blocks: list[Block], device: torch.device
+) -> dict[str, Any]:
     """How the samples were drawn: the keys as used, and what the chains did."""
     described: dict[str, Any] = {"run": run.name, "run_path": str(run.path.resolve()), "sampler": keys.sampler}
     described |= {
         "n_samples": keys.n_samples,
         "seed": seed,
         "block_size": keys.block_size,
-        "device": str(blocks[0].end.device),
+        "device": str(device),
     }
     if sampler is not None:
         steps = sum(b.chain_steps for b in blocks)

@@ -63,7 +63,10 @@ def _classifier(dataset: Dataset | None, device: torch.device, on_step: Callable
     path = cache_folder() / "classifiers" / f"{hashlib.sha256((key + CLASSIFIER_RECIPE).encode()).hexdigest()[:32]}.pt"
     network = Classifier(dataset.shape[0], int(labels.max()) + 1)
     if not _read_cache(path, network):
-        network = train_classifier(dataset.train, labels, dataset.held_out, held_out_labels, device, on_step).cpu()
+        # On the CPU, whatever the device: there the same data give the same network, and so the same hash of its weights.
+        network = train_classifier(
+            dataset.train, labels, dataset.held_out, held_out_labels, torch.device("cpu"), on_step
+        )
         buffer = io.BytesIO()
         torch.save({"state": network.state_dict(), "hash": state_hash(network)}, buffer)
         path.parent.mkdir(parents=True, exist_ok=True)

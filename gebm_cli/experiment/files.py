@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -63,18 +64,25 @@ def read_yaml(path: Path) -> Any:
         raise GebmError(f"{path}: is not readable as YAML; it was not written by gebm, or was changed") from None
 
 
-def numbered(folder: Path, stem: str, suffix: str = "") -> Path:
-    """The first free `stem-001`, `stem-002`, ... in a folder that is made if absent."""
+def make_numbered(folder: Path, stem: str, suffix: str = "") -> Path:
+    """Make the first free `stem-001`, `stem-002`, ...: a folder, or with a suffix an empty file.
+
+    It is made exclusively, so two processes never get the same name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (path := folder / f"{stem}-{number:03d}{suffix}").exists():
-        number += 1
-    return path
+    for number in itertools.count(1):
+        path = folder / f"{stem}-{number:03d}{suffix}"
+        with suppress(FileExistsError):
+            path.touch(exist_ok=False) if suffix else path.mkdir()
+            return path
+    raise AssertionError("unreachable")
 
 
 @contextmanager
 def folder_appears_whole(path: Path) -> Iterator[Path]:
     """Fill a temporary folder beside `path`; it takes the name `path` only when the block succeeds.
+
+    An empty folder at `path` is a name kept free for this one, and goes when the block fails.
 
     Raises:
         UsageError: `path` exists and is not an empty folder.
@@ -82,10 +90,12 @@ def folder_appears_whole(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path}: exists already, and nothing is overwritten; name another folder or remove it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            path.rmdir()
         raise

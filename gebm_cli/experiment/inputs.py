@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from gebm_cli.core.data.dataset import Dataset
 from gebm_cli.core.data.images import read_array, read_folder
-from gebm_cli.errors import UsageError
+from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.build import build_dataset
 from gebm_cli.experiment.files import read_yaml
 from gebm_cli.experiment.run import Run, open_run
@@ -21,12 +22,16 @@ SPLITS = ("train", "held-out")
 
 @dataclass(frozen=True)
 class Input:
-    """Data with where they came from; `run` when they are a run's samples, `dataset` when they are a data set's split."""
+    """Data with where they came from; `run` when they are a run's samples, `dataset` when they are a data set's split.
+
+    Sample sets with an equal `stream` were drawn with the same random numbers, so they are not independent.
+    """
 
     name: str
     data: Tensor
     run: Run | None = None
     dataset: Dataset | None = None
+    stream: tuple[Any, ...] | None = None
 
 
 def read_input(text: str, root: Path, context: Run | None = None) -> Input:
@@ -81,16 +86,25 @@ def _read_dir(path: Path, text: str) -> Input:
     return Input(text, read_folder(str(path))[0])
 
 
+def describe_sample_set(path: Path) -> dict[str, Any]:
+    """How a sample set was drawn, from its sample.yaml."""
+    described = read_yaml(path / "sample.yaml")
+    if not isinstance(described, dict):
+        raise GebmError(f"{path / 'sample.yaml'}: does not describe a sample set; it was changed by hand")
+    return described
+
+
 def read_sample_set(path: Path) -> Input:
     """The samples that `gebm sample` wrote, with their run where it is still there."""
-    described = read_yaml(path / "sample.yaml")
+    described = describe_sample_set(path)
     run = path.parent.parent if path.parent.name == "samples" else Path(str(described.get("run_path", "")))
     if not (run / "record.yaml").is_file():
         run = Path(str(described.get("run_path", "")))
     opened = open_run(run) if (run / "record.yaml").is_file() else None
     archive = path / "samples.npz"
     data = read_array(str(archive))[0] if archive.is_file() else read_folder(str(path))[0]
-    return Input(f"{opened.name}/{path.name}" if opened else str(path), data, run=opened)
+    stream = (str(described.get("run_path")), described.get("sampler") == "none", described.get("seed"))
+    return Input(f"{opened.name}/{path.name}" if opened else str(path), data, opened, stream=stream)
 
 
 def newest_sample_set(run: Run, base: bool | None = None) -> Path:
@@ -100,8 +114,8 @@ def newest_sample_set(run: Run, base: bool | None = None) -> Path:
         UsageError: there is none.
     """
     found = []
-    for path in (run.path / "samples").glob("*/sample.yaml"):
-        is_base = read_yaml(path).get("sampler") == "none"
+    for path in (run.path / "samples").glob("[!.]*/sample.yaml"):
+        is_base = describe_sample_set(path.parent).get("sampler") == "none"
         if base is None or is_base == base:
             found.append((path.stat().st_mtime, path.parent))
     if not found:

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gebm_cli.errors import DivergedError, GebmError, InterruptedRun, UsageError
-from gebm_cli.experiment.files import numbered, read_yaml, write_atomically, write_yaml
+from gebm_cli.experiment.files import make_numbered, read_yaml, write_atomically, write_yaml
 from gebm_cli.experiment.load import load_experiment, to_yaml
 from gebm_cli.experiment.schema import Experiment
 
@@ -76,14 +76,23 @@ class Run:
         return last is not None and last["status"] == TRAINED
 
     def add_score(self, score: dict[str, Any], stem: str) -> Path:
-        """Write a score as `evaluation/<stem>-NNN.yaml` and list it in the record."""
-        with self.lock():
-            path = numbered(self.path / "evaluation", stem, ".yaml")
-            write_yaml(path, score)
-            record = self.record()
-            record["scores"].append(score)
-            write_yaml(self.path / "record.yaml", record)
+        """Write a score as `evaluation/<stem>-NNN.yaml`, also while another process trains in this run.
+
+        The record lists the scores too; while it is locked, the process that holds it adds them at its end.
+        """
+        path = make_numbered(self.path / "evaluation", stem, ".yaml")
+        write_yaml(path, score)
+        with suppress(UsageError), self.lock():
+            self._write_record(self.record())
         return path
+
+    def scores(self) -> list[dict[str, Any]]:
+        """All scores, oldest first."""
+        paths = [p for p in (self.path / "evaluation").glob("[!.]*.yaml") if p.stat().st_size]
+        return [read_yaml(p) for p in sorted(paths, key=lambda p: (p.stat().st_mtime, p.name))]
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        write_yaml(self.path / "record.yaml", record | {"scores": self.scores()})
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -129,9 +138,9 @@ class Run:
                 entry.update({"status": status, "end": _now(), "exit_code": code})
                 if failure:
                     entry["failure"] = failure
-                write_yaml(self.path / "record.yaml", record)
+                self._write_record(record)
 
-            write_yaml(self.path / "record.yaml", record)
+            self._write_record(record)
             yield from _closing(entry, close)
 
     # -------------------------------------------------------------------------------------------------------- metrics
@@ -189,18 +198,10 @@ def create_run(experiment: Experiment, root: Path, data_shape: tuple[int, ...] =
     Raises:
         GebmError: the folder cannot be written.
     """
-    path = root
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        while True:
-            path = numbered(root, experiment.name)
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                continue
+        path = make_numbered(root, experiment.name)
     except OSError as error:
-        raise GebmError(f"{path}: cannot be written: {error.strerror}; choose another folder with --runs-dir") from None
+        raise GebmError(f"{root}: cannot be written: {error.strerror}; choose another folder with --runs-dir") from None
     run = Run(path, experiment)
     write_atomically(path / "experiment.yaml", to_yaml(experiment).encode())
     start = {"run": run.name, "experiment": experiment.name, "data_shape": list(data_shape), "stages": [], "scores": []}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Sampler = Literal["kla", "ula", "mala", "hmc", "none"]
@@ -82,7 +83,7 @@ class ConvBase(Section):
     """DCGAN generator without batch norm: linear, then one transposed convolution per doubling, tanh."""
 
     kind: Literal["conv"]
-    width: Count = Field(32, description="Channels at half the resolution; they double at each halving.")
+    width: Width = Field(32, description="Channels at half the resolution; they double at each halving.")
 
 
 class SnganBase(Section):
@@ -95,8 +96,8 @@ class MlpBase(Section):
     """Multi-layer perceptron from latent to data space, for points in the plane."""
 
     kind: Literal["mlp"]
-    width: Count = Field(64, description="Units in each hidden layer.")
-    depth: Count = Field(3, description="Number of hidden layers.")
+    width: Width = Field(64, description="Units in each hidden layer.")
+    depth: Width = Field(3, description="Number of hidden layers.")
 
 
 class CircleBase(Section):
@@ -109,7 +110,7 @@ class ConvEnergy(Section):
     """DCGAN critic without batch norm: one strided convolution per halving, then linear."""
 
     kind: Literal["conv"]
-    width: Count = Field(32, description="Channels at half the resolution; they double at each halving.")
+    width: Width = Field(32, description="Channels at half the resolution; they double at each halving.")
     spectral_norm: bool = Field(False, description="Divide each convolution by its largest singular value.")
 
 
@@ -123,8 +124,8 @@ class MlpEnergy(Section):
     """Multi-layer perceptron from data space to the real line, for points in the plane."""
 
     kind: Literal["mlp"]
-    width: Count = Field(64, description="Units in each hidden layer.")
-    depth: Count = Field(3, description="Number of hidden layers.")
+    width: Width = Field(64, description="Units in each hidden layer.")
+    depth: Width = Field(3, description="Number of hidden layers.")
 
 
 Base = Annotated[ConvBase | SnganBase | MlpBase | CircleBase, Field(discriminator="kind")]
@@ -225,7 +226,7 @@ class Experiment(Section):
     )
     seed: Seed | None = Field(None, description="Seed of everything random; drawn and recorded when null.")
     data: Data
-    latent_dim: Count = Field(100, description="Dimension d of the latent z ~ N(0, I).")
+    latent_dim: Width = Field(100, description="Dimension d of the latent z ~ N(0, I).")
     base: Base
     energy: Energy
     train_base: TrainBase = Field(default_factory=lambda: TrainBase())
@@ -256,6 +257,3 @@ class Experiment(Section):
         if self.base.kind == "circle" and self.latent_dim != 2:
             raise ValueError(f"latent_dim: {self.latent_dim} does not fit base.kind: circle; use 2")
         return self
-
-
-__all__ = ["Experiment", "Sample", "Sampler", "Section"]

@@ -163,6 +163,11 @@ def mmd_test(
         raise UsageError(
             f"--alpha {alpha:g}: cannot be reached with {n_permutations} permutations; use at least {least:.0f}"
         )
+    if pair.samples.stream is not None and pair.samples.stream == pair.reference.stream:
+        raise UsageError(
+            f"{pair.samples.name} and {pair.reference.name}: were drawn with the same random numbers, and the test needs "
+            f"independent sets; draw one of them again with another seed, `gebm sample --seed {pair.samples.stream[2] + 1}`"
+        )
     for side in (pair.samples, pair.reference):
         if len(side.data) < 2:
             raise UsageError(f"{side.name}: a test needs at least 2 samples a side, got {len(side.data)}")
@@ -203,14 +208,13 @@ def verdict(base: Tensor, gebm: Tensor, references: dict[str, Tensor]) -> dict[s
     result: dict[str, Any] = {}
     for name, reference in references.items():
         difference = kid_difference(reference, gebm, base)
+        scores: dict[str, Any] = {"kid_base": difference.y, "kid_gebm": difference.x}
+        if min(len(reference), len(base), len(gebm)) > base.shape[1]:
+            distances = {"fid_base": frechet_distance(base, reference), "fid_gebm": frechet_distance(gebm, reference)}
+            scores = distances | scores
         entry: dict[str, Any] = {"n_real": len(reference)}
-        for metric, score in (("fid", frechet_distance), ("kid", kid)):
-            if metric == "fid" and min(len(reference), len(base), len(gebm)) <= base.shape[1]:
-                continue
-            for side, features in (("base", base), ("gebm", gebm)):
-                estimate = score(features, reference)
-                entry[f"{metric}_{side}"] = estimate.value
-                entry[f"{metric}_{side}_standard_error"] = estimate.standard_error
+        for key, score in scores.items():
+            entry |= {key: score.value, f"{key}_standard_error": score.standard_error}
         if "fid_base" in entry:
             entry["fid_ratio"] = entry["fid_gebm"] / entry["fid_base"]
         entry |= {

@@ -19,7 +19,16 @@ from gebm_cli.core.models.networks import count_parameters
 from gebm_cli.core.objectives.kale import log_mean_exp
 from gebm_cli.core.training.loop import Callbacks, Training
 from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
-from gebm_cli.experiment.build import build_base, build_dataset, build_energy, build_training, load_base, read_state
+from gebm_cli.experiment.build import (
+    build_base,
+    build_dataset,
+    build_energy,
+    build_training,
+    does_not_fit,
+    load_base,
+    load_weights,
+    read_state,
+)
 from gebm_cli.experiment.checkpoint import latest_checkpoint, save_checkpoint, write_checkpoint
 from gebm_cli.experiment.run import Run, create_run
 from gebm_cli.experiment.schema import Experiment
@@ -82,19 +91,29 @@ def train(run: Run, stage: str, device: torch.device, dataset: Dataset | None, r
         figures = training.metrics() if training.critic_steps_done else {}
         if stage == "train-energy":
             figures |= closing_figures(training, dataset, run.experiment.train_energy.n_log_partition, run.seed)
-        entry["figures"] = {name: round(value, 6) for name, value in figures.items()}
+        entry["figures"] = {name: float(f"{value:.6g}") for name, value in figures.items()}
         return {"step": training.step, **figures}
 
 
 def _prepare(run: Run, stage: str, dataset: Dataset, device: torch.device) -> Training:
     training = build_training(run.experiment, stage, dataset, run.seed, device)
     if latest_checkpoint(run.checkpoints(stage)) is not None:
-        training.load_state_dict(read_state(run, stage))
+        _resume(training, run, stage)
     elif stage == "train-energy":
         load_base(training.base, run)
         if run.experiment.train_energy.start_from_critic:
-            training.energy.load_state_dict(read_state(run, "train-base")["energy"])
+            load_weights(training.energy, read_state(run, "train-base")["energy"], run, "critic")
     return training
+
+
+def _resume(training: Training, run: Run, stage: str) -> None:
+    state = read_state(run, stage)
+    try:
+        training.load_state_dict(state)
+    except UsageError as error:
+        raise UsageError(f"{run.path}: {stage} {error}") from None
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise does_not_fit(run, stage, error) from None
 
 
 def _run(training: Training, callbacks: Callbacks, run: Run, stage: str) -> None:

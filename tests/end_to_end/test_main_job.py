@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,30 @@ def test_real_digits_are_not_told_from_real_digits(here, capsys):
     assert not got["reject"], got
 
 
+def test_two_sets_of_the_same_random_numbers_are_not_tested(here, capsys):
+    """Chains of one seed share starts and noise, which would hide any difference; another --seed makes them independent."""
+    for beta, name in (("1", "a"), ("2", "b")):
+        argv = ["sample", "--beta", beta, "--n-samples", "20", "--n-steps", "2", "--out", f"coupled-{name}"]
+        assert call(capsys, *argv).code == 0
+    refused = call(capsys, "two-sample-test", "coupled-a", "coupled-b", "--features", "pixels")
+    assert refused.code == 2 and "same random numbers" in refused.err and "--seed 6" in refused.err
+
+
+def test_a_checkpoint_of_other_networks_is_one_sentence(here, capsys, tmp_path):
+    """experiment.yaml edited after an interruption: continuing says what does not fit, exit 1."""
+    shutil.copytree(here / "runs", tmp_path / "runs")
+    run = tmp_path / "runs/digits-001"
+    text = (run / "record.yaml").read_text().replace("status: completed", "status: interrupted")
+    (run / "record.yaml").write_text(text)
+    (run / "experiment.yaml").write_text((run / "experiment.yaml").read_text().replace("width: 4", "width: 5"))
+    refused = call(capsys, "train-base", "--run", "digits-001", "--runs-dir", str(tmp_path / "runs"))
+    assert (
+        refused.code == 1
+        and "does not fit the networks of experiment.yaml" in refused.err
+        and "defect" not in refused.err
+    )
+
+
 def test_a_second_energy_on_the_same_base_is_a_run_of_its_own(here, capsys):
     """Another train-energy with other keys forks the run; nothing is overwritten; a third base run is refused its seed."""
     argv = [str(EXPERIMENTS / "digits.yaml"), *SMALL_ENERGY, "train_energy.penalty_weight=0.5"]
@@ -170,8 +195,6 @@ def test_an_existing_out_folder_is_never_overwritten(here, capsys, tmp_path):
 
 def test_a_damaged_checkpoint_is_one_sentence(here, capsys, tmp_path):
     """sample on a truncated checkpoint exits 1, names it, and leaves no sample set."""
-    import shutil
-
     shutil.copytree(here / "runs", tmp_path / "runs")
     path = next((tmp_path / "runs/digits-001/checkpoints/train-energy").glob("*30.pt"))
     path.write_bytes(path.read_bytes()[:1000])
@@ -275,6 +298,18 @@ def test_a_run_cut_by_a_signal_and_continued_ends_in_the_same_bits(tmp_path, uni
         assert process.returncode == 130 and "continue with `gebm train-base --run digits-001`" in error
     assert _train(tmp_path, "train-base", "--run", "digits-001").wait() == 0
     assert _equal(_state(tmp_path), uninterrupted)
+
+
+def test_sigterm_while_sampling_leaves_nothing(here, tmp_path):
+    """The half-made sample set is removed, exit 130."""
+    argv = ["sample", "--n-steps", "100000", "--n-samples", "10", "--run", str(here / "runs/digits-001")]
+    process = _train(tmp_path, *argv, "--out", str(tmp_path / "x"))
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".x.*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and list(tmp_path.iterdir()) == []
 
 
 def test_a_second_process_on_the_same_run_is_refused_and_a_new_start_gets_its_own(tmp_path, uninterrupted):

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from gebm_cli.errors import GebmError, UsageError
-from gebm_cli.experiment.files import folder_appears_whole, numbered, read_yaml, write_atomically
+from gebm_cli.experiment.files import folder_appears_whole, make_numbered, read_yaml, write_atomically
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
@@ -33,6 +33,7 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
             (folder / "half").write_text("x")
             raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
+    target.mkdir()  # a name kept free by its process
     with folder_appears_whole(target) as folder:
         (folder / "whole").write_text("x")
     assert (target / "whole").exists()
@@ -42,8 +43,7 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
 
 def test_numbers_count_up_and_broken_yaml_is_named(tmp_path):
     """x-001, x-002, ...; a damaged record is an error that names the file."""
-    numbered(tmp_path, "x").mkdir()
-    assert numbered(tmp_path, "x").name == "x-002"
+    assert [make_numbered(tmp_path, "x").name for _ in range(2)] == ["x-001", "x-002"]
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(GebmError, match=r"bad\.yaml: is not readable as YAML"):
         read_yaml(tmp_path / "bad.yaml")

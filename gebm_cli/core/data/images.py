@@ -6,6 +6,7 @@ import os
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -102,8 +103,8 @@ def read_folder(path: str, size: int | None = None, channels: int | None = None)
         more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UsageError("\n".join(problems[:10]) + more)
     classes = ["" if file.parent == Path(path) else file.parent.name for file in files]
-    names = sorted(set(classes))
-    labels = torch.tensor([names.index(c) for c in classes]) if len(names) > 1 and "" not in names else None
+    numbers = {name: i for i, name in enumerate(sorted(set(classes)))}
+    labels = torch.tensor([numbers[c] for c in classes]) if len(numbers) > 1 and "" not in numbers else None
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), labels
 
 
@@ -118,10 +119,14 @@ def image_files(path: str) -> list[Path]:
         raise UsageError(f"{path}: {'is a file, not a folder' if root.exists() else 'no such folder'} of images")
     if (root / "sample.yaml").exists() and (root / "images").is_dir():
         root = root / "images"
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS and not f.name.startswith("."))
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS and not _hidden(f, root))
     if not files:
         raise UsageError(f"{path}: no images here; looked, also in sub-folders, for {', '.join(sorted(EXTENSIONS))}")
     return files
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 _MODES: dict[str, int] = {"1": 1, "L": 1, "RGB": 3, "P": 3}
@@ -150,7 +155,7 @@ def _read_image(file: Path, size: int | None, channels: int | None) -> np.ndarra
 def _disagreements(files: list[Path], arrays: list[np.ndarray]) -> list[str]:
     """A sentence for each image whose shape is not the most common one."""
     shapes = [a.shape for a in arrays]
-    common = max(set(shapes), key=shapes.count)
+    common = Counter(shapes).most_common(1)[0][0]
     describe: Callable[[tuple[int, ...]], str] = lambda s: f"{s[1]}x{s[0]} {'grey' if s[2] == 1 else 'RGB'}"  # noqa: E731
     return [
         f"{file}: is {describe(shape)}, most images here are {describe(common)}; convert it, "

@@ -85,7 +85,7 @@ def train_classifier(
 ) -> Classifier:
     """Learn a classifier of images (n, c, h, w) uint8 by their labels (n,), and measure it on held-out ones.
 
-    The same data give the same network on the same kind of device: everything random comes from seed 0.
+    On a CPU the same data give the same network: everything random comes from seed 0.
     """
     steps, batch = 800, min(64, len(images))
     with seeded_construction(0, "classifier"):

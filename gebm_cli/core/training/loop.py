@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gebm_cli.core.data.dataset import Minibatches
@@ -22,7 +21,7 @@ from gebm_cli.core.device import random_state, set_random_state
 from gebm_cli.core.models.networks import Energy
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.training.optimise import adam, base_step, energy_step, frozen, linear_decay
-from gebm_cli.errors import DivergedError, InterruptedRun
+from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
 
 Metrics = dict[str, float]
 
@@ -88,17 +87,14 @@ class Training:
         self.energy.train()
         self.base.train(self.train_base)
         self.critic_optimiser = adam(self.energy, self.lr, self.betas, self.lr_log_partition)
-        optimisers = [self.critic_optimiser]
         self.base_optimiser: torch.optim.Adam | None = None
         self.averaged: AveragedModel | None = None
         if self.train_base:
             self.base_optimiser = adam(self.base, self.lr, self.betas)
-            optimisers.append(self.base_optimiser)
             if self.ema_halflife_steps:
                 decay = 0.5 ** (1.0 / self.ema_halflife_steps)
                 self.averaged = AveragedModel(self.base, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-        factor = linear_decay(self.schedule.steps) if self.linear_schedule else lambda step: 1.0
-        self.schedulers = [LambdaLR(optimiser, factor) for optimiser in optimisers]
+        self._start_rates = [group["lr"] for group in self._groups()]
 
     # ------------------------------------------------------------------------------------------------------- stepping
 
@@ -143,15 +139,23 @@ class Training:
 
     def _step_done(self) -> bool:
         self.step += 1
-        for scheduler in self.schedulers:
-            scheduler.step()
+        if self.linear_schedule:
+            factor = linear_decay(self.schedule.steps)(self.step)
+            for group, rate in zip(self._groups(), self._start_rates, strict=True):
+                group["lr"] = rate * factor
         return True
+
+    def _optimisers(self) -> list[torch.optim.Adam]:
+        return [o for o in (self.critic_optimiser, self.base_optimiser) if o is not None]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimiser in self._optimisers() for group in optimiser.param_groups]
 
     def metrics(self) -> Metrics:
         """The last losses, read from the device (one synchronisation)."""
         last = dict(self._last)
         last["log_partition"] = self.energy.log_partition.detach()
-        values = torch.stack([v.double() for v in last.values()]).tolist()
+        values = torch.stack([v.to(self.generator.device).double() for v in last.values()]).tolist()
         return dict(zip(last, values, strict=True)) | {"lr": self.critic_optimiser.param_groups[0]["lr"]}
 
     # -------------------------------------------------------------------------------------------------------- running
@@ -181,10 +185,19 @@ class Training:
     def _check(self, callbacks: Callbacks) -> Metrics:
         metrics = self.metrics()
         bad = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        if not self._weights_are_finite():
+            bad.append("a weight or its optimiser's average is not finite")
         if bad:
             callbacks.keep_diverged(self.step, self.state_dict())
             raise DivergedError(f"diverged at step {self.step}: {', '.join(bad)}")
         return metrics
+
+    @torch.no_grad()
+    def _weights_are_finite(self) -> bool:
+        """Weights, and Adam's averages of squared gradients: an infinite one would freeze its weight without any sign."""
+        tensors = [*self.energy.parameters(), *self.base.parameters()]
+        tensors += [s["exp_avg_sq"] for o in self._optimisers() for s in o.state.values()]
+        return bool(torch.stack([t.abs().amax().float() for t in tensors if t.numel()]).isfinite().all())
 
     # ---------------------------------------------------------------------------------------------------------- state
 
@@ -196,7 +209,8 @@ class Training:
             "averaged": self.averaged.state_dict() if self.averaged is not None else None,
             "critic_optimiser": self.critic_optimiser.state_dict(),
             "base_optimiser": self.base_optimiser.state_dict() if self.base_optimiser is not None else None,
-            "schedulers": [s.state_dict() for s in self.schedulers],
+            "device": self.generator.device.type,
+            "last": {name: value.cpu() for name, value in self._last.items()},
             "generator": self.generator.get_state(),
             "random_state": random_state(),
             "batches_drawn": self.batches.drawn,
@@ -209,8 +223,11 @@ class Training:
         """Continue exactly where `state_dict` was taken.
 
         Raises:
+            UsageError: the state belongs to another kind of device, whose random numbers this one cannot continue.
             KeyError, RuntimeError: the state belongs to other networks.
         """
+        if state["device"] != self.generator.device.type:
+            raise UsageError(f"was trained on {state['device']}; continue with --device {state['device']}")
         self.base.load_state_dict(state["base"])
         self.energy.load_state_dict(state["energy"])
         if self.averaged is not None:
@@ -218,8 +235,7 @@ class Training:
         self.critic_optimiser.load_state_dict(state["critic_optimiser"])
         if self.base_optimiser is not None:
             self.base_optimiser.load_state_dict(state["base_optimiser"])
-        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
-            scheduler.load_state_dict(saved)
+        self._last = dict(state["last"])
         self.generator.set_state(state["generator"].cpu())
         set_random_state(state["random_state"])
         self.batches.drawn = state["batches_drawn"]

@@ -506,3 +506,10 @@ def test_real_cifar10_folder_has_ten_classes_and_the_published_means(tmp_path):
     assert torch.bincount(labels).tolist() == [1000] * 10
     means = (data.double().mean((0, 2, 3)) / 255).tolist()
     assert means == pytest.approx([0.4942, 0.4851, 0.4504], abs=5e-5), means
+
+
+def test_hidden_folders_are_not_read(tmp_path):
+    """What editors and systems keep in folders like .ipynb_checkpoints is not data."""
+    for name in ("a.png", ".ipynb_checkpoints/a-checkpoint.png"):
+        _save(tmp_path / name)
+    assert [f.name for f in image_files(str(tmp_path))] == ["a.png"]

@@ -13,7 +13,7 @@ from gebm_cli.core.device import make_generator, seeded_construction
 from gebm_cli.core.models.networks import Energy, mlp
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.training.loop import Callbacks, Schedule, Training
-from gebm_cli.errors import DivergedError, InterruptedRun
+from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
 
 DATA = toy_dataset("ring", 500, 0.05, 0).train
 
@@ -109,6 +109,64 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint():
     with pytest.raises(DivergedError, match=r"diverged at step \d+: .* = (nan|inf|-inf)"):
         training.run(Callbacks(save=lambda s, state: saved.append(s), keep_diverged=lambda s, state: aside.append(s)))
     assert aside and not saved
+
+
+class Steep(torch.nn.Module):
+    """An energy whose loss is finite while its gradient is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        return (self.weight - 1.0).sign() * 0 + torch.sqrt((self.weight - 1.0).abs()) + 0 * x[:, :1]
+
+
+def test_a_weight_that_is_not_finite_is_seen_though_the_losses_are():
+    """The checkpoint of a step whose update broke a weight is never written as a good one."""
+    training, saved = make(train_base=False, steps=1, penalty_weight=0.0), []
+    training.energy = Energy(Steep())
+    training.__post_init__()
+    with pytest.raises(DivergedError, match="a weight or its optimiser's average is not finite"):
+        training.run(Callbacks(save=lambda s, state: saved.append(s)))
+    assert not saved
+
+
+def test_batch_norm_and_spectral_norm_resume_bit_for_bit():
+    """Running means, power iterations and their averages are part of the state."""
+
+    def build() -> Training:
+        training = make(ema_halflife_steps=2.0, steps=4)
+        with seeded_construction(1, "norms"):
+            base = torch.nn.Sequential(
+                torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+            )
+            layer = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(2, 8))
+            energy = Energy(torch.nn.Sequential(layer, torch.nn.ReLU(), torch.nn.Linear(8, 1)))
+        training.base, training.energy = base, energy
+        training.__post_init__()
+        return training
+
+    whole, first, saved = build(), build(), {}
+    whole.run(Callbacks())
+    count = iter(range(1, 1000))
+    with pytest.raises(InterruptedRun):
+        first.run(
+            Callbacks(save=lambda s, state: saved.update(copy.deepcopy(state)), should_stop=lambda: next(count) == 8)
+        )
+    second = build()
+    second.load_state_dict(saved)
+    second.run(Callbacks())
+    a, b = whole.state_dict(), second.state_dict()
+    a.pop("random_state"), b.pop("random_state")
+    assert any("running_mean" in name for name in a["base"]) and equal(a, b)
+
+
+def test_another_kind_of_device_is_refused():
+    """The random numbers of a GPU cannot be continued on a CPU; the message names the device to use."""
+    training = make()
+    with pytest.raises(UsageError, match="was trained on cuda; continue with --device cuda"):
+        make().load_state_dict(training.state_dict() | {"device": "cuda"})
 
 
 def test_the_average_is_the_exponential_one():
