@@ -64,6 +64,8 @@ def run(argv: list[str]) -> int:
     try:
         app(argv, prog_name="gebm", standalone_mode=True)
     except SystemExit as stop:
+        if stop.code == 130:
+            print("gebm: interrupted; nothing half-made is left", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except Exception as error:
         if os.environ.get("GEBM_DEBUG"):

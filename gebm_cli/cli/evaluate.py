@@ -112,8 +112,8 @@ def _evaluate(
             where,
             on_step=lambda i, n: learning(i, n, {}),
         )
-    if metric == "fid" and pair.features.name == "inception":
-        scoring.require_enough_for_fid(pair, 2048)
+    if metric == "fid":
+        scoring.require_enough_for_fid(pair)
     with progress(f"evaluate-{metric}", "images") as report:
         fake, real = pair.extract(Counter(report, len(pair.samples.data) + len(pair.reference.data)))
     score: dict[str, Any] = {"fid": scoring.fid_score, "kid": scoring.kid_score}[metric](pair, fake, real)

@@ -27,7 +27,10 @@ def runs(json: Json = False, runs_dir: RunsDir = None) -> None:
     rows = [_row(run) for run in readable]
     for path in run_folders(root):
         if path not in [run.path for run in readable]:
-            print(f"gebm: {path}: passed over, its experiment.yaml is not of this version", file=sys.stderr)
+            print(
+                f"gebm: {path}: passed over, its experiment.yaml or record.yaml cannot be read by this version",
+                file=sys.stderr,
+            )
     if json:
         print_result({"runs": rows}, True, "")
         return
@@ -40,14 +43,14 @@ def runs(json: Json = False, runs_dir: RunsDir = None) -> None:
     table = Table("run", "stage", "status", "step", "seed", "started", "FID", "KID", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*[_cell(row[k]) for k in ("run", "stage", "status", "step", "seed", "start", "fid", "kid")])
-    Console(width=None).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _row(run: Run) -> dict[str, Any]:
     record = run.record()
     last = record["stages"][-1] if record["stages"] else {}
     session = run.last_session(last["stage"]) if last else {}
-    scores = {s.get("metric"): s.get("value") for s in run.scores()}
+    scores = {s.get("metric"): s for s in run.scores()}
     return {
         "run": run.name,
         "stage": (session or {}).get("stage"),
@@ -55,10 +58,18 @@ def _row(run: Run) -> dict[str, Any]:
         "step": (session or {}).get("step"),
         "seed": run.experiment.seed,
         "start": (session or {}).get("start"),
-        "fid": scores.get("fid"),
-        "kid": scores.get("kid"),
+        "fid": _score(scores.get("fid")),
+        "kid": _score(scores.get("kid")),
     }
 
 
+def _score(score: dict[str, Any] | None) -> dict[str, Any] | None:
+    return (
+        None if score is None else {key: score.get(key) for key in ("value", "standard_error", "samples", "reference")}
+    )
+
+
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, dict):
+        return f"{value['value']:.4g} ({value['reference']})"
+    return "-" if value is None else str(value)

@@ -104,6 +104,9 @@ def sample(
         root, "train-base" if of_base else "train-energy", loaded.name if loaded else None
     )
     settings = (loaded or load_experiment(chosen.path / "experiment.yaml", keys, flags)).sample
+    _refuse_unused(
+        settings.sampler, {"--beta": beta, "--friction": friction, "--n-steps": n_steps, "--step-size": step_size}
+    )
     from gebm_cli.experiment.drawing import draw
 
     stage = "train-base" if settings.sampler == "none" else "train-energy"
@@ -127,6 +130,14 @@ def sample(
         k: v for k, v in described.items() if k not in ("run_path", "host", "versions", "git", "device")
     }
     print_result(result, json, _sentence(result))
+
+
+def _refuse_unused(sampler: str, given: dict[str, str | None]) -> None:
+    """An option that the sampler does not have is a misunderstanding, better told than ignored."""
+    unused = set(given) if sampler == "none" else set() if sampler == "kla" else {"--friction"}
+    for option in sorted(unused):
+        if given[option] is not None:
+            raise UsageError(f"{option}: has no meaning for the sampler '{sampler}'; leave it out")
 
 
 def _sentence(result: dict[str, object]) -> str:

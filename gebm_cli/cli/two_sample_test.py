@@ -41,9 +41,11 @@ def two_sample_test(
     """Do A and B have one law? Unbiased MMD^2 with a Gaussian kernel, and a permutation p-value (1 + count) / (1 + B)."""
     check_features(features)
     chosen = open_named_run(run, runs_dir)
-    settings(TwoSampleTest(), alpha, permutations, bandwidth)
+    asked = settings(TwoSampleTest(), alpha, permutations, bandwidth)
     from gebm_cli.experiment import scoring
 
+    if alpha is not None and permutations is not None:
+        scoring.require_level(asked.alpha, asked.n_permutations)
     where = resolve(device)
     with progress("classifier features") as learning:
         pair = scoring.read_pair(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,11 +17,18 @@ def register(app: typer.Typer) -> None:
         "verdict",
         epilog="""Examples:\n
     gebm verdict      (the newest run with a trained energy)\n
-    gebm verdict --run digits-001 --json""",
+    gebm verdict --run digits-001 --json\n
+    gebm verdict --base digits-001/base-001 --gebm digits-001/kla-003""",
     )(verdict)
 
 
 def verdict(
+    base: Annotated[
+        str | None, typer.Option(metavar="SAMPLES", help="Base samples. Default: the run's newest.")
+    ] = None,
+    gebm: Annotated[
+        str | None, typer.Option(metavar="SAMPLES", help="GEBM samples. Default: the run's newest.")
+    ] = None,
     run: RunName = None,
     features: FeaturesOption = None,
     weights: Weights = None,
@@ -38,24 +45,29 @@ def verdict(
     from gebm_cli.experiment import inputs, scoring
 
     where = resolve(device)
-    base = inputs.read_sample_set(inputs.newest_sample_set(chosen, base=True))
-    gebm = inputs.read_sample_set(inputs.newest_sample_set(chosen, base=False))
+    root = runs_root(runs_dir)
+    draws, refined = (
+        inputs.read_input(name, root, chosen)
+        if name
+        else inputs.read_sample_set(inputs.newest_sample_set(chosen, base=of_base))
+        for name, of_base in ((base, True), (gebm, False))
+    )
     splits = {name: inputs.split_of(chosen, name) for name in inputs.SPLITS}
     with progress("classifier features") as learning:
         network = scoring.choose_features(
-            gebm, splits["train"], chosen, features, weights, where, "inception", lambda i, n: learning(i, n, {})
+            refined, splits["train"], chosen, features, weights, where, "inception", lambda i, n: learning(i, n, {})
         )
-    sides = [base, gebm, *(s for s in splits.values() if len(s.data) > 1)]
+    sides = [draws, refined, *(s for s in splits.values() if len(s.data) > 1)]
     with progress("verdict", "images") as report:
         counter = Counter(report, sum(len(s.data) for s in sides))
         extracted = [network(side.data, on_batch=counter) for side in sides]
     references = {s.name.rpartition(":")[2]: f for s, f in zip(sides[2:], extracted[2:], strict=True)}
     result: dict[str, Any] = {
         "run": chosen.name,
-        "base": base.name,
-        "gebm": gebm.name,
-        "n_base": len(base.data),
-        "n_gebm": len(gebm.data),
+        "base": draws.name,
+        "gebm": refined.name,
+        "n_base": len(draws.data),
+        "n_gebm": len(refined.data),
         **scoring.describe_features(network),
         "references": scoring.verdict(extracted[0], extracted[1], references),
     }

@@ -24,6 +24,7 @@ from gebm_cli.experiment.run import Run, provenance
 from gebm_cli.experiment.schema import Sample
 
 N_WATCHED = GRID * GRID
+N_POINTS = 2000
 N_FRAMES = 25
 
 
@@ -35,20 +36,22 @@ def draw(
     Memory is one batch of samples (`batch_size`), one block of chains, all latents three times, and for an .npz the whole set once.
     """
     with folder_appears_whole(out) as folder:
-        gebm = load_gebm(run, data_shape(run), device, with_energy=keys.sampler != "none")
+        shape = data_shape(run)
+        gebm = load_gebm(run, shape, device, with_energy=keys.sampler != "none")
         sampler = None
         if gebm.energy is not None:
             potential = LatentPotential(gebm.prior, gebm.base, gebm.energy, keys.beta)
             sampler = make_sampler(keys.sampler, potential, keys.step_size, keys.friction, keys.scheme, keys.n_leapfrog)
-        film = _Film(gebm, keys.n_steps if sampler else 0, min(N_WATCHED, keys.n_samples))
-        writer = _Writer(folder, as_npz, keys.batch_size)
+        shown = min(N_WATCHED if len(shape) == 3 else N_POINTS, keys.n_samples)
+        film = _Film(gebm, keys.n_steps if sampler else 0, shown)
+        writer = _Writer(folder, as_npz, keys.batch_size, shown)
         blocks: list[Block] = []
         for block in run_blocks(
             sampler, gebm.prior, keys.n_samples, keys.n_steps, keys.block_size, seed, device, on_chains, film.watch
         ):
             writer.add(block.end[: block.keep], film.decode(block.end)[: block.keep])
-            if len(film.started) < N_WATCHED:
-                film.started = torch.cat([film.started, film.decode(block.start)[: block.keep]])[:N_WATCHED]
+            if len(film.started) < shown:
+                film.started = torch.cat([film.started, film.decode(block.start)[: block.keep]])[:shown]
             blocks.append(replace(block, start=block.start.cpu(), end=block.end.cpu()))
         writer.close()
         described = _describe(run, keys, seed, sampler, blocks, device)
@@ -84,8 +87,8 @@ class _Film:
 class _Writer:
     """Writes samples a batch at a time: numbered PNG files, or one samples.npz with the latents beside."""
 
-    def __init__(self, folder: Path, as_npz: bool, batch_size: int) -> None:
-        self.folder, self.as_npz, self.batch_size = folder, as_npz, batch_size
+    def __init__(self, folder: Path, as_npz: bool, batch_size: int, shown: int) -> None:
+        self.folder, self.as_npz, self.batch_size, self.shown = folder, as_npz, batch_size, shown
         self.pending: list[Tensor] = []
         self.latents: list[Tensor] = []
         self.written = 0
@@ -93,8 +96,10 @@ class _Writer:
 
     def add(self, z: Tensor, data: Tensor) -> None:
         self.as_npz = self.as_npz or data.dim() == 2
-        if len(self.first) < N_WATCHED:
-            self.first = torch.cat([self.first, data])[:N_WATCHED] if len(self.first) else data[:N_WATCHED]
+        if len(self.first) < self.shown:
+            self.first = (
+                torch.cat([self.first.to(data.dtype), data])[: self.shown] if len(self.first) else data[: self.shown]
+            )
         self.pending.append(data)
         self.latents.append(z.cpu())
         if not self.as_npz and sum(map(len, self.pending)) >= self.batch_size:

@@ -94,8 +94,10 @@ def folder_appears_whole(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             path.rmdir()
+        if isinstance(error, OSError):
+            raise GebmError(f"{path}: cannot be written: {error.strerror or error}; nothing of it is left") from None
         raise

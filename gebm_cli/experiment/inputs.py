@@ -59,7 +59,7 @@ def read_input(text: str, root: Path, context: Run | None = None) -> Input:
         return Input(f"{name}:{split}", dataset.split(split)[0], dataset=dataset)
     raise UsageError(
         f"{text}: no such file, folder, run or data set; expected a folder of images, a .npy or .npz file, RUN or RUN/SET "
-        f"below {root}, or one of digits, cifar10, {', '.join(TOYS)} with :train or :held-out"
+        f"below {root}, train or held-out (of a run's data), or one of digits, cifar10, {', '.join(TOYS)} with :train or :held-out"
     )
 
 
@@ -104,7 +104,12 @@ def read_sample_set(path: Path) -> Input:
     archive = path / "samples.npz"
     data = read_array(str(archive))[0] if archive.is_file() else read_folder(str(path))[0]
     stream = (str(described.get("run_path")), described.get("sampler") == "none", described.get("seed"))
-    return Input(f"{opened.name}/{path.name}" if opened else str(path), data, opened, stream=stream)
+    return Input(
+        f"{opened.name}/{path.name}" if opened and path.parent.name == "samples" else str(path),
+        data,
+        opened,
+        stream=stream,
+    )
 
 
 def newest_sample_set(run: Run, base: bool | None = None) -> Path:

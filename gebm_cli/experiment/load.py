@@ -132,7 +132,7 @@ def validate_tree(
     """Apply overrides and flags to a tree of text, then validate it; raise every problem at once."""
     for item in overrides:
         name, equals, value = item.partition("=")
-        if not equals:
+        if not equals or not name.strip():
             problems.append(f"override '{item}': an override is written key=value, for instance train_energy.lr=1e-4")
         else:
             _assign(tree, name.strip(), value, f"override '{item}'", origins, problems)
@@ -192,6 +192,8 @@ def find_experiment(path: str | os.PathLike[str]) -> Path:
         if not file.exists():
             known = sorted(str(p) for p in Path("experiments").glob("*.yaml"))
             near = difflib.get_close_matches(str(path), known + [Path(k).stem for k in known], 1, 0.5)
+            if str(path).split(".")[0] in Experiment.model_fields:
+                raise UsageError(f"{path}: an override is written key=value, for instance {path}=1")
             hint = f"did you mean {near[0]}?" if near else "give the path of an experiment file" + _listed(known)
             raise UsageError(f"{path}: no such file; {hint}")
         if file.is_dir():
@@ -210,9 +212,12 @@ def _listed(known: list[str]) -> str:
 def _sentence(error: Any, tree: Any, origins: Origins, place: str) -> str:
     """One pydantic error as `where: key: got, expected, what to do`."""
     key = _written_key(error["loc"], tree)
-    below = [origins[k] for k in origins if k[: len(key)] == key]
-    where = (below or [origins[key[:n]] for n in range(len(key), -1, -1) if key[:n] in origins] or [place])[0]
     name, kind, context = dotted(key), error["type"], error.get("ctx", {})
+    if kind == "value_error":  # our own validators begin with the key
+        key = tuple(error["msg"].removeprefix("Value error, ").split(":")[0].split("."))
+    if kind == "union_tag_invalid":
+        key = (*key, "kind")
+    where = _place_of(key, origins, place)
     if kind == "extra_forbidden":
         return f"{where}: {name}: unknown key; {suggest(key, tree)}"
     if kind == "missing" and isinstance(key[-1], str):
@@ -229,6 +234,13 @@ def _sentence(error: Any, tree: Any, origins: Origins, place: str) -> str:
     if isinstance(error["input"], dict | list):
         got = "a section" if isinstance(error["input"], dict) else f"a list of {len(error['input'])}"
     return f"{where}: {name}: got {got}, expected {_expected(kind, context, key)}"
+
+
+def _place_of(key: Key, origins: Origins, place: str) -> str:
+    """Where a key was written: itself, else something below it (an override of a section that is not there), else above."""
+    above = [origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins]
+    below = [origins[k] for k in origins if k[: len(key)] == key]
+    return ([origins[key]] if key in origins else below or above or [place])[0]
 
 
 def _merged(found: list[str]) -> list[str]:
@@ -328,6 +340,8 @@ def suggest(key: Key, tree: Any = None) -> str:
     """What the user may have meant by an unknown key, judged by the names and the descriptions of those that exist."""
     wanted = str(key[-1])
     here = _fields_at(key[:-1], tree)
+    if wanted in _fields_at(key[:-1]):
+        return "it is a key of another kind"
     near = _nearest(wanted, here)
     if near:
         return f"did you mean '{near}'?"

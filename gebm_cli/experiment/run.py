@@ -204,8 +204,8 @@ def create_run(experiment: Experiment, root: Path, data_shape: tuple[int, ...] =
         raise GebmError(f"{root}: cannot be written: {error.strerror}; choose another folder with --runs-dir") from None
     run = Run(path, experiment)
     write_atomically(path / "experiment.yaml", to_yaml(experiment).encode())
-    start = {"run": run.name, "experiment": experiment.name, "data_shape": list(data_shape), "stages": [], "scores": []}
-    write_yaml(path / "record.yaml", start)
+    record: dict[str, Any] = {"run": run.name, "experiment": experiment.name, "created": _now("milliseconds")}
+    write_yaml(path / "record.yaml", record | {"data_shape": list(data_shape), "stages": [], "scores": []})
     return run
 
 
@@ -222,22 +222,25 @@ def open_run(path: Path) -> Run:
 
 def all_runs(root: Path) -> list[Run]:
     """Every run below `root`, oldest first. What is not a run, or not one this version can read, is passed over."""
-    return [run for run in map(_opened, run_folders(root)) if run is not None]
+    runs = [run for run in map(_opened, run_folders(root)) if run is not None]
+    return sorted(runs, key=lambda run: (str(run.record().get("created", "")), run.name))
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders below `root` that hold a run, oldest first."""
+    """The folders below `root` that hold a run."""
     if not root.is_dir():
         return []
     paths = [p for p in root.iterdir() if (p / "record.yaml").is_file() and (p / "experiment.yaml").is_file()]
-    return sorted(paths, key=lambda p: ((p / "experiment.yaml").stat().st_mtime, p.name))
+    return sorted(paths)
 
 
 def _opened(path: Path) -> Run | None:
     try:
-        return open_run(path)
-    except UsageError:
+        run = open_run(path)
+        run.record()
+    except GebmError:
         return None
+    return run
 
 
 def find_run(root: Path, name: str) -> Run:
@@ -295,8 +298,8 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now(timespec: str = "seconds") -> str:
+    return datetime.now(UTC).isoformat(timespec=timespec)
 
 
 def runs_root(option: str | None) -> Path:

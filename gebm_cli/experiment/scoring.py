@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +128,14 @@ def fid_score(pair: Pair, fake: Tensor, real: Tensor) -> dict[str, Any]:
     Raises:
         UsageError: fewer samples than dimensions, for which the covariances are singular and the value means little.
     """
-    require_enough_for_fid(pair, real.shape[1])
+    require_enough_for_fid(pair)
     distance = frechet_distance(fake, real)
     return {"metric": "fid", "value": distance.value, "standard_error": distance.standard_error, **pair.describe()}
 
 
-def require_enough_for_fid(pair: Pair, dimension: int) -> None:
+def require_enough_for_fid(pair: Pair) -> None:
+    """Raise before any feature is computed; the dimension is that of one item's features."""
+    dimension = pair.features(pair.reference.data[:1]).shape[1]
     for side in (pair.samples, pair.reference):
         if len(side.data) <= dimension:
             raise UsageError(
@@ -150,6 +153,15 @@ def kid_score(pair: Pair, fake: Tensor, real: Tensor) -> dict[str, Any]:
     return {"metric": "kid", "value": estimate.value, "standard_error": estimate.standard_error, **pair.describe()}
 
 
+def require_level(alpha: float, n_permutations: int) -> None:
+    """Refuse a level below 1 / (1 + B), which no p-value could reach."""
+    if alpha < 1 / (n_permutations + 1):
+        least = math.ceil(1 / alpha) - 1
+        raise UsageError(
+            f"--alpha {alpha:g}: cannot be reached with {n_permutations} permutations; use at least {least}"
+        )
+
+
 def mmd_test(
     pair: Pair, x: Tensor, y: Tensor, alpha: float, n_permutations: int, bandwidth: float | None, seed: int
 ) -> dict[str, Any]:
@@ -158,11 +170,7 @@ def mmd_test(
     Raises:
         UsageError: too few permutations for the level, or too few samples.
     """
-    if alpha < 1 / (n_permutations + 1):
-        least = -(-1 // alpha) - 1
-        raise UsageError(
-            f"--alpha {alpha:g}: cannot be reached with {n_permutations} permutations; use at least {least:.0f}"
-        )
+    require_level(alpha, n_permutations)
     if pair.samples.stream is not None and pair.samples.stream == pair.reference.stream:
         raise UsageError(
             f"{pair.samples.name} and {pair.reference.name}: were drawn with the same random numbers, and the test needs "

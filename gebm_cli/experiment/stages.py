@@ -178,7 +178,7 @@ def closing_figures(training: Training, dataset: Dataset, n: int, seed: int) -> 
         "log_partition_estimate": log_z.value,
         "log_partition_standard_error": log_z.standard_error,
         "ess": log_z.effective_sample_size,
-        "n_log_partition": float(n),
+        "n_log_partition": n,
     }
     for split, data in (("train", dataset.train), ("held_out", dataset.held_out)):
         if len(data) > 1:

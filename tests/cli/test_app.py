@@ -67,6 +67,18 @@ def test_the_module_is_the_command():
         (["two-sample-test", "ring", "ring:held-out", "--alpha", "1e-4"], "--alpha 0.0001: cannot be reached with 999"),
         (["two-sample-test", "ring", "grid", "--alpha", "2"], "--alpha: got '2.0'"),
         (["two-sample-test", "ring", "grid", "--features", "inception"], "is for images, and ring:train holds points"),
+        (["validate", "digits", "base.kind=sngan"], "base.width: unknown key; it is a key of another kind"),
+        (
+            ["validate", "digits", "base.kind=mlp"],
+            "override 'base.kind=mlp': base.kind: mlp does not fit data.kind: digits",
+        ),
+        (
+            ["validate", "digits", "data.kind=nope"],
+            "override 'data.kind=nope': data.kind: got 'nope', expected 'digits'",
+        ),
+        (["validate", "digits", "=3"], "override '=3': an override is written key=value"),
+        (["validate", "sample.beta"], "sample.beta: an override is written key=value, for instance sample.beta=1"),
+        (["evaluate-kid", "heldout", "digits"], "train or held-out (of a run's data)"),
         (["validate"], "give the experiment file to validate"),
         (["nonsense"], "No such command"),
     ],

@@ -160,6 +160,13 @@ def test_two_sets_of_the_same_random_numbers_are_not_tested(here, capsys):
     assert refused.code == 2 and "same random numbers" in refused.err and "--seed 6" in refused.err
 
 
+@pytest.mark.parametrize("argv", [["--sampler", "none", "--beta", "3"], ["--sampler", "mala", "--friction", "low"]])
+def test_an_option_that_the_sampler_does_not_have_is_refused(here, capsys, argv):
+    """Nothing the user asks for is ignored in silence."""
+    refused = call(capsys, "sample", *argv)
+    assert refused.code == 2 and f"{argv[2]}: has no meaning for the sampler '{argv[1]}'" in refused.err
+
+
 def test_a_checkpoint_of_other_networks_is_one_sentence(here, capsys, tmp_path):
     """experiment.yaml edited after an interruption: continuing says what does not fit, exit 1."""
     shutil.copytree(here / "runs", tmp_path / "runs")

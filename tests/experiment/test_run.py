@@ -142,6 +142,7 @@ def test_a_run_of_another_version_is_passed_over_and_does_not_block_the_others(t
     other = create_run(EXPERIMENT, tmp_path)
     with open(other.path / "experiment.yaml", "a") as file:
         file.write("key_of_the_future: 1\n")
+    (create_run(EXPERIMENT, tmp_path).path / "record.yaml").write_text("x: [")
     assert [r.name for r in all_runs(tmp_path)] == [run.name]
     with pytest.raises(UsageError, match="key_of_the_future: unknown key"):
         find_run(tmp_path, other.name)

@@ -9,6 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,8 @@ def cifar10(root: str, download: bool) -> Dataset:
         try:
             loaded = CIFAR10(root, train=train, download=download)
         except (OSError, RuntimeError) as error:
+            with suppress(OSError):
+                os.rmdir(root)  # torchvision makes it before it finds no network
             what = "could not be downloaded" if download else "is not there and data.download is false"
             raise UsageError(f"data: CIFAR-10 {what} ({_one_line(error)}); {remedy}") from None
         parts.append((torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(loaded.targets)))
@@ -116,7 +119,8 @@ def image_files(path: str) -> list[Path]:
     """
     root = Path(path)
     if not root.is_dir():
-        raise UsageError(f"{path}: {'is a file, not a folder' if root.exists() else 'no such folder'} of images")
+        what = "is a file, not a folder" if root.exists() else f"no such folder, seen from {Path.cwd()},"
+        raise UsageError(f"{path}: {what} of images")
     if (root / "sample.yaml").exists() and (root / "images").is_dir():
         root = root / "images"
     files = sorted(f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS and not _hidden(f, root))
@@ -186,9 +190,12 @@ def read_array(path: str) -> tuple[Tensor, Tensor | None]:
             points = data.astype(np.float32)
         if np.isfinite(points).all():
             return torch.from_numpy(points), labels
+        raise UsageError(
+            f"{path}: `{known[0]}` holds NaN, infinite or too large numbers; float32 points must be finite"
+        )
     raise UsageError(
         f"{path}: `{known[0]}` is {data.dtype} of shape {data.shape}; expected uint8 images (n, height, width, 1 or 3) "
-        "or finite float points (n, d) within the range of float32, with n at least 1"
+        "or float points (n, d), with n at least 1"
     )
 
 
@@ -204,11 +211,16 @@ def _load_arrays(path: str) -> dict[str, np.ndarray]:
         zlib.error,
         tokenize.TokenError,
     )
+    if not Path(path).is_file():
+        what = "is a folder; use data.kind: folder" if Path(path).is_dir() else f"no such file, seen from {Path.cwd()}"
+        raise UsageError(f"{path}: {what}")
     try:
         loaded = np.load(path, allow_pickle=False)
         return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except damaged as error:
-        raise UsageError(f"{path}: is not a readable .npy or .npz file ({_one_line(error)})") from None
+        raise UsageError(
+            f"{path}: is not a readable .npy or .npz file, or holds objects ({type(error).__name__})"
+        ) from None
 
 
 def _labels(labels: np.ndarray | None, n: int, path: str) -> Tensor | None:

@@ -110,7 +110,9 @@ def count_parameters(module: nn.Module) -> int:
 def _halvings(shape: Shape) -> tuple[int, int, int]:
     """(channels, smallest side, number of halvings) of a square image; the smallest side lies in 2..7."""
     if len(shape) != 3 or shape[1] != shape[2]:
-        raise UsageError(f"data: conv networks need square images, got {shape}; set data.size")
+        raise UsageError(
+            f"data: conv networks need square images, got {shape}; crop them (data.size does it for a folder)"
+        )
     side, count = shape[1], 0
     while side % 2 == 0 and side >= 4:
         side, count = side // 2, count + 1
