@@ -41,11 +41,9 @@ def two_sample_test(
     """Do A and B have one law? Unbiased MMD^2 with a Gaussian kernel, and a permutation p-value (1 + count) / (1 + B)."""
     check_features(features)
     chosen = open_named_run(run, runs_dir)
-    asked = settings(TwoSampleTest(), alpha, permutations, bandwidth)
+    settings(TwoSampleTest(), alpha, permutations, bandwidth)  # a bad flag is told before anything is read
     from gebm_cli.experiment import scoring
 
-    if alpha is not None and permutations is not None:
-        scoring.require_level(asked.alpha, asked.n_permutations)
     where = resolve(device)
     with progress("classifier features") as learning:
         pair = scoring.read_pair(
@@ -59,10 +57,11 @@ def two_sample_test(
             default_features="pixels",
             on_step=lambda i, n: learning(i, n, {}),
         )
-    with progress("two-sample-test", "images") as report:
-        x, y = pair.extract(Counter(report, len(pair.samples.data) + len(pair.reference.data)))
     owner = chosen or pair.samples.run
     keys = settings(owner.experiment.two_sample_test if owner else TwoSampleTest(), alpha, permutations, bandwidth)
+    scoring.require_testable(pair, keys.alpha, keys.n_permutations)
+    with progress("two-sample-test", "images") as report:
+        x, y = pair.extract(Counter(report, len(pair.samples.data) + len(pair.reference.data)))
     result = scoring.mmd_test(pair, x, y, keys.alpha, keys.n_permutations, keys.bandwidth, seed)
     if pair.features.name == "classifier" and any(
         side.name.endswith(":train") for side in (pair.samples, pair.reference)

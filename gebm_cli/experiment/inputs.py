@@ -97,19 +97,13 @@ def describe_sample_set(path: Path) -> dict[str, Any]:
 def read_sample_set(path: Path) -> Input:
     """The samples that `gebm sample` wrote, with their run where it is still there."""
     described = describe_sample_set(path)
-    run = path.parent.parent if path.parent.name == "samples" else Path(str(described.get("run_path", "")))
-    if not (run / "record.yaml").is_file():
-        run = Path(str(described.get("run_path", "")))
-    opened = open_run(run) if (run / "record.yaml").is_file() else None
+    in_a_run = path.parent.name == "samples"
+    places = [*([path.parent.parent] if in_a_run else []), Path(str(described.get("run_path", "")))]
+    opened = next((open_run(place) for place in places if (place / "record.yaml").is_file()), None)
     archive = path / "samples.npz"
     data = read_array(str(archive))[0] if archive.is_file() else read_folder(str(path))[0]
     stream = (str(described.get("run_path")), described.get("sampler") == "none", described.get("seed"))
-    return Input(
-        f"{opened.name}/{path.name}" if opened and path.parent.name == "samples" else str(path),
-        data,
-        opened,
-        stream=stream,
-    )
+    return Input(f"{opened.name}/{path.name}" if opened and in_a_run else str(path), data, opened, stream=stream)
 
 
 def newest_sample_set(run: Run, base: bool | None = None) -> Path:

@@ -153,24 +153,13 @@ def kid_score(pair: Pair, fake: Tensor, real: Tensor) -> dict[str, Any]:
     return {"metric": "kid", "value": estimate.value, "standard_error": estimate.standard_error, **pair.describe()}
 
 
-def require_level(alpha: float, n_permutations: int) -> None:
-    """Refuse a level below 1 / (1 + B), which no p-value could reach."""
+def require_testable(pair: Pair, alpha: float, n_permutations: int) -> None:
+    """Refuse, before any feature is computed, a level below 1 / (1 + B), dependent sets, and sets too small to test."""
     if alpha < 1 / (n_permutations + 1):
         least = math.ceil(1 / alpha) - 1
         raise UsageError(
             f"--alpha {alpha:g}: cannot be reached with {n_permutations} permutations; use at least {least}"
         )
-
-
-def mmd_test(
-    pair: Pair, x: Tensor, y: Tensor, alpha: float, n_permutations: int, bandwidth: float | None, seed: int
-) -> dict[str, Any]:
-    """The permutation test on the Gaussian MMD, as a record.
-
-    Raises:
-        UsageError: too few permutations for the level, or too few samples.
-    """
-    require_level(alpha, n_permutations)
     if pair.samples.stream is not None and pair.samples.stream == pair.reference.stream:
         raise UsageError(
             f"{pair.samples.name} and {pair.reference.name}: were drawn with the same random numbers, and the test needs "
@@ -179,6 +168,12 @@ def mmd_test(
     for side in (pair.samples, pair.reference):
         if len(side.data) < 2:
             raise UsageError(f"{side.name}: a test needs at least 2 samples a side, got {len(side.data)}")
+
+
+def mmd_test(
+    pair: Pair, x: Tensor, y: Tensor, alpha: float, n_permutations: int, bandwidth: float | None, seed: int
+) -> dict[str, Any]:
+    """The permutation test on the Gaussian MMD, as a record, of a pair that `require_testable` has passed."""
     width = bandwidth or median_bandwidth(torch.cat([x, y]))
     test = permutation_test(x, y, Gaussian(width), n_permutations, make_generator(seed, "permutations"))
     return {

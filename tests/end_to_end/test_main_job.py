@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from same_bits import equal
 
 from gebm_cli.cli.app import run as command
 
@@ -263,16 +264,6 @@ def _state(runs: Path) -> dict:
     return {k: v for k, v in loaded["state"].items() if k != "random_state"}
 
 
-def _equal(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
 STEPPED = [
     str(EXPERIMENTS / "digits.yaml"),
     *["base.width=2", "energy.width=2", "train_base.steps=40", "train_base.critic_steps=25"],
@@ -304,7 +295,7 @@ def test_a_run_cut_by_a_signal_and_continued_ends_in_the_same_bits(tmp_path, uni
     else:
         assert process.returncode == 130 and "continue with `gebm train-base --run digits-001`" in error
     assert _train(tmp_path, "train-base", "--run", "digits-001").wait() == 0
-    assert _equal(_state(tmp_path), uninterrupted)
+    assert equal(_state(tmp_path), uninterrupted)
 
 
 def test_sigterm_while_sampling_leaves_nothing(here, tmp_path):

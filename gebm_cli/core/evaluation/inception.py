@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-DIM = 2048
 _BLOCKS: tuple[str | nn.Module, ...] = (
     *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", nn.MaxPool2d(3, 2)),
     *("Conv2d_3b_1x1", "Conv2d_4a_3x3", nn.MaxPool2d(3, 2)),

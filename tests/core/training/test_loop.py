@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from same_bits import equal
 
 from gebm_cli.core.data.dataset import Minibatches
 from gebm_cli.core.data.toys import toy_dataset
@@ -26,17 +27,6 @@ def make(train_base: bool = True, seed: int = 0, steps: int = 12, **keys) -> Tra
     batches = Minibatches(DATA, 64, seed)
     generator = make_generator(seed, "train")
     return Training(base, energy, NormalPrior(2), batches, schedule, generator, train_base, **keys)
-
-
-def equal(a, b) -> bool:
-    """Equality of nested plain types and tensors, to the bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 @pytest.mark.parametrize("train_base", [True, False])
