@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,15 @@ from gebm_cli.errors import UsageError
 def resolve_device(name: str) -> torch.device:
     """The device a user names: `auto` (CUDA where there is one, else the CPU), `cpu`, `cuda` or `cuda:N`.
 
+    Under torchrun `auto` and `cuda` mean the CUDA device of this process's local rank.
+
     Raises:
         UsageError: an unknown name, or CUDA asked for where there is none.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -62,11 +62,41 @@ def test_gradient_is_that_of_the_value():
         assert error < 1e-8, f"coordinate {i}: off by {error:.2e}"
 
 
+def test_the_parts_add_up():
+    """`value` is the value of `value_and_grad` bit for bit, and U = -log eta + beta E in value and gradient, by its parts."""
+    base, energy = networks(torch.float64)
+    potential = LatentPotential(NormalPrior(3), base, energy, beta=2.5)
+    z = torch.randn(20, 3, generator=seeded(6), dtype=torch.float64)
+    value, gradient = potential.value_and_grad(z)
+    part, slope = potential.energy_and_grad(z)
+    assert torch.equal(potential.value(z), value) and torch.equal(potential.energy_at(z), part)
+    assert torch.equal(part, energy(base(z)).detach())
+    assert (value + NormalPrior(3).log_prob(z) - 2.5 * part).abs().max() < 1e-12
+    assert (gradient - z - 2.5 * slope).abs().max() < 1e-12
+    assert not any(x.requires_grad for x in (value, gradient, part, slope, z))
+
+
+def test_at_another_beta():
+    """`at` gives the same parts at that beta, one number or one for each chain; the potential itself keeps its own."""
+    base, energy = networks()
+    potential = LatentPotential(NormalPrior(3), base, energy, beta=1.0)
+    z = NormalPrior(3).sample(6, seeded(7))
+    betas = torch.tensor([0.5, 0.5, 2.0, 2.0, 4.0, 4.0], dtype=torch.float64)
+    value, gradient = potential.at(betas).value_and_grad(z)
+    assert gradient.dtype == z.dtype and torch.equal(potential.at(betas).value(z), value)
+    for beta in (0.5, 2.0, 4.0):
+        alone, slope = potential.at(beta).value_and_grad(z)
+        here = betas == beta
+        assert torch.equal(alone[here], value[here]) and (slope - gradient)[here].abs().max() < 1e-6
+    assert potential.beta == 1.0 and potential.at(0.5).energy_at(z).equal(potential.energy_at(z))
+
+
 def test_gradient_of_the_bare_prior_is_the_position():
     """With beta = 0 the gradient is z, exactly, and neither network is called."""
     z = NormalPrior(4).sample(10, seeded(2))
     value, gradient = LatentPotential(NormalPrior(4), Forbidden(), Forbidden(), beta=0.0).value_and_grad(z)
     assert torch.equal(gradient, z)
+    assert torch.equal(LatentPotential(NormalPrior(4), Forbidden(), Forbidden(), beta=0.0).value(z), value)
     assert (value - (z.double().square().sum(1) / 2 + 2 * math.log(2 * math.pi))).abs().max() < 2e-6
 
 
@@ -75,6 +105,8 @@ def test_with_a_temperature_the_networks_are_called():
     z = torch.zeros(2, 4)
     with pytest.raises(AssertionError, match="called"):
         LatentPotential(NormalPrior(4), Forbidden(), Forbidden(), beta=1e-9).value_and_grad(z)
+    with pytest.raises(AssertionError, match="called"):
+        LatentPotential(NormalPrior(4), Forbidden(), Forbidden(), beta=torch.zeros(2)).value(z)
 
 
 def test_it_differentiates_under_no_grad_and_leaves_no_graph():
