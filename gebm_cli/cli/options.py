@@ -23,6 +23,10 @@ RunsDir = Annotated[
     str | None,
     typer.Option("--runs-dir", metavar="DIR", help="Where runs live. Default: $GEBM_RUNS_DIR, else ./runs."),
 ]
+AllowPlugins = Annotated[
+    bool,
+    typer.Option("--allow-plugins", help="Run the functions that base.factory and energy.factory name: your own code."),
+]
 ExperimentArgument = Annotated[
     str | None, typer.Argument(metavar="[EXPERIMENT]", help="An experiment file, or the name of one in experiments/.")
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from gebm_cli.cli.options import (
+    AllowPlugins,
     Device,
     ExperimentArgument,
     Json,
@@ -25,7 +26,8 @@ from gebm_cli.cli.options import (
 from gebm_cli.cli.progress import Report, progress
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.load import load_experiment
-from gebm_cli.experiment.run import Run, all_runs, newest_run, runs_root
+from gebm_cli.experiment.run import Run, newest_run, runs_root
+from gebm_cli.experiment.schema import Experiment
 
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run; drawn and recorded when not given.")]
 
@@ -53,6 +55,7 @@ def train_base(
     seed: Seed = None,
     run: RunName = None,
     device: Device = "auto",
+    allow_plugins: AllowPlugins = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -65,16 +68,16 @@ def train_base(
         _refuse_seed(seed)
         refuse_overrides(keys)
     loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
-    if loaded is not None and loaded.base.kind == "circle":
-        raise UsageError(f"{experiment}: base.kind circle has nothing to train; run `gebm train-energy {experiment}`")
+    _refuse_fixed("train-base", experiment, loaded, chosen)
     from gebm_cli.experiment.stages import start_run, train
 
     where, dataset = resolve(device, exact=False), None
     if loaded is not None:
-        chosen, dataset = start_run(loaded, runs_root(runs_dir))
+        chosen, dataset = start_run(loaded, runs_root(runs_dir), allow_plugins)
     if chosen is None:
         raise UsageError("give an experiment file (a new run) or --run RUN (continue that one)")
-    _finish("train-base", chosen, json, lambda run, report: train(run, "train-base", where, dataset, report))
+    work = partial(train, stage="train-base", device=where, dataset=dataset, allow_plugins=allow_plugins)
+    _finish("train-base", chosen, json, lambda run, report: work(run, report=report))
 
 
 def train_energy(
@@ -83,6 +86,7 @@ def train_energy(
     seed: Seed = None,
     run: RunName = None,
     device: Device = "auto",
+    allow_plugins: AllowPlugins = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -97,21 +101,25 @@ def train_energy(
         if key.startswith("train_base."):
             raise UsageError(f"override '{key}': the base is trained already; give it to `gebm train-base`")
     loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
+    _refuse_fixed("train-energy", experiment, loaded, chosen)
     from gebm_cli.experiment.continuing import energy_run
-    from gebm_cli.experiment.stages import start_run, train
+    from gebm_cli.experiment.plugins import require_allowed
+    from gebm_cli.experiment.stages import fixed_base_run, train
 
     where, dataset = resolve(device, exact=False), None
-    if chosen is None and loaded is not None and loaded.base.kind == "circle" and not _any(root, loaded.name):
-        chosen, dataset = start_run(loaded, root)
+    if chosen is None and loaded is not None and not loaded.trains_base:
+        chosen, dataset = fixed_base_run(loaded, root, allow_plugins)
     if chosen is None:
         chosen = newest_run(root, "train-base", loaded.name if loaded else None)
     if not chosen.has("train-base"):
         raise UsageError(
             f"{chosen.path}: its base is not trained to the end; `gebm train-base --run {chosen.name}` does that"
         )
+    require_allowed(chosen.experiment, allow_plugins, f"{chosen.path / 'experiment.yaml'}: ")
     if loaded is not None:
         chosen = energy_run(chosen, loaded, root)
-    _finish("train-energy", chosen, json, lambda run, report: train(run, "train-energy", where, dataset, report))
+    work = partial(train, stage="train-energy", device=where, dataset=dataset, allow_plugins=allow_plugins)
+    _finish("train-energy", chosen, json, lambda run, report: work(run, report=report))
 
 
 def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], dict[str, Any]]) -> None:
@@ -129,12 +137,24 @@ def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], d
         result,
         as_json,
         f"{run.name}: {stage} completed after {result['step']} steps{': ' if figures else ''}{', '.join(figures)}\n"
-        f"next: gebm {following} {run.name}",
+        f"next: gebm {following} {run.name}{' --allow-plugins' if run.experiment.base.kind == 'external' else ''}",
     )
 
 
-def _any(root: Path, name: str) -> bool:
-    return any(run.experiment.name == name for run in all_runs(root))
+def _refuse_fixed(stage: str, file: str | None, loaded: Experiment | None, run: Run | None) -> None:
+    """A base or an energy that is given and not learned has nothing to train; say what comes instead."""
+    experiment = loaded or (run.experiment if run else None)
+    if experiment is None:
+        return
+    named = file if file is not None else f"--run {run.name}" if run else ""
+    following = "train-energy" if experiment.trains_energy else "sample"
+    plugins = " --allow-plugins" if "external" in (experiment.base.kind, experiment.energy.kind) else ""
+    section = experiment.base if stage == "train-base" else experiment.energy
+    if not (experiment.trains_base if stage == "train-base" else experiment.trains_energy):
+        key = stage.removeprefix("train-")
+        raise UsageError(
+            f"{named}: {key}.kind {section.kind} has nothing to train; run `gebm {following} {named}{plugins}`"
+        )
 
 
 def _seed_flag(seed: int | None) -> dict[str, tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gebm_cli.cli.options import ExperimentArgument, Json, Overrides, print_result, split_arguments
+from gebm_cli.cli.options import AllowPlugins, ExperimentArgument, Json, Overrides, print_result, split_arguments
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.load import load_experiment
 
@@ -18,7 +18,12 @@ def register(app: typer.Typer) -> None:
     )(validate)
 
 
-def validate(experiment: ExperimentArgument = None, overrides: Overrides = None, json: Json = False) -> None:
+def validate(
+    experiment: ExperimentArgument = None,
+    overrides: Overrides = None,
+    allow_plugins: AllowPlugins = False,
+    json: Json = False,
+) -> None:
     """Check every key of an experiment, read its data, and pass one latent through its networks.
 
     Trains nothing and makes no run; data that are absent are downloaded where the experiment allows it.
@@ -29,7 +34,7 @@ def validate(experiment: ExperimentArgument = None, overrides: Overrides = None,
     loaded = load_experiment(experiment, keys)
     from gebm_cli.experiment.stages import describe
 
-    result = {"experiment": loaded.name, "valid": True, **describe(loaded)}
+    result = {"experiment": loaded.name, "valid": True, **describe(loaded, allow_plugins)}
     print_result(
         result,
         json,

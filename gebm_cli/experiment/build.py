@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,12 +15,15 @@ from gebm_cli.core.data.dataset import Dataset, Minibatches
 from gebm_cli.core.data.toys import toy_dataset
 from gebm_cli.core.device import make_generator, seeded_construction
 from gebm_cli.core.models import networks
-from gebm_cli.core.models.networks import Energy
+from gebm_cli.core.models.adapters import ExternalBase, ExternalEnergy, UniformLatent
+from gebm_cli.core.models.networks import Energy, freeze
 from gebm_cli.core.models.prior import NormalPrior
+from gebm_cli.core.sampling.potential import Prior
 from gebm_cli.core.training.loop import Schedule, Training
-from gebm_cli.errors import GebmError
+from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment import schema
 from gebm_cli.experiment.checkpoint import latest_checkpoint, load_checkpoint
+from gebm_cli.experiment.plugins import check_plugins, load_plugin, own_prior
 from gebm_cli.experiment.run import Run
 from gebm_cli.experiment.schema import Experiment
 
@@ -41,31 +44,89 @@ def build_dataset(data: schema.Digits | schema.Cifar10 | schema.Folder | schema.
     return toy_dataset(data.name, data.n, data.noise_std, TOY_SEED)
 
 
-def build_base(experiment: Experiment, shape: tuple[int, ...], seed: int) -> nn.Module:
-    """The base network, initialised from the seed."""
+def build_base(
+    experiment: Experiment, shape: tuple[int, ...], seed: int, allow_plugins: bool = False, place: str = ""
+) -> nn.Module:
+    """The base network, initialised from the seed; a user's own where `allow_plugins`.
+
+    Args:
+        place: the file that an error about a plug-in names before the key, followed by ": "; may be empty.
+    """
     base, latent = experiment.base, experiment.latent_dim
     with seeded_construction(seed, "base"):
         if isinstance(base, schema.ConvBase):
-            return networks.conv_base(latent, shape, base.width)
-        if isinstance(base, schema.SnganBase):
-            return networks.sngan_base(latent, shape)
-        if isinstance(base, schema.MlpBase):
-            return networks.mlp(latent, shape[0], base.width, base.depth)
-        return networks.Circle()
+            network: nn.Module = networks.conv_base(latent, shape, base.width)
+        elif isinstance(base, schema.SnganBase):
+            network = networks.sngan_base(latent, shape)
+        elif isinstance(base, schema.MlpBase):
+            network = networks.mlp(latent, shape[0], base.width, base.depth)
+        elif isinstance(base, schema.ExternalBase):
+            module = load_plugin(base.factory, base.weights, f"{place}base", allow_plugins)
+            network = ExternalBase(module, base.factory, base.latent_shape)
+        else:
+            network = networks.Circle()
+    return UniformLatent(network) if experiment.prior == "uniform" else network
 
 
-def build_energy(experiment: Experiment, shape: tuple[int, ...], seed: int, stage: str) -> Energy:
-    """The energy (in `train-base`, the critic), initialised from the seed and the stage."""
+def build_prior(experiment: Experiment, base: nn.Module) -> Prior:
+    """The law of the variable the chains move on: N(0, I), also for uniform latents, or what an external base brings.
+
+    Raises:
+        UsageError: the base's own prior does not do what it must, or `prior: uniform` was asked for beside it.
+    """
+    own = own_prior(base.base if isinstance(base, UniformLatent) else base, experiment.latent_dim)
+    if own is not None and experiment.prior == "uniform":
+        raise UsageError("prior: uniform contradicts base.factory, whose module has a prior of its own; leave it out")
+    return NormalPrior(experiment.latent_dim) if own is None else own
+
+
+def build_energy(
+    experiment: Experiment,
+    shape: tuple[int, ...],
+    seed: int,
+    stage: str,
+    allow_plugins: bool = False,
+    place: str = "",
+) -> Energy:
+    """The energy (in `train-base`, the critic), initialised from the seed and the stage; a user's own where allowed."""
     energy = experiment.energy
     with seeded_construction(seed, "energy", stage):
         if isinstance(energy, schema.ConvEnergy):
             return Energy(networks.conv_energy(shape, energy.width, energy.spectral_norm))
         if isinstance(energy, schema.SnganEnergy):
             return Energy(networks.sngan_energy(shape))
+        if isinstance(energy, schema.ExternalEnergy):
+            module = load_plugin(energy.factory, energy.weights, f"{place}energy", allow_plugins)
+            return Energy(ExternalEnergy(module, energy.factory, energy.output == "logit"))
         return Energy(networks.mlp(shape[0], 1, energy.width, energy.depth))
 
 
-def build_training(experiment: Experiment, stage: str, dataset: Dataset, seed: int, device: torch.device) -> Training:
+def build_networks(
+    experiment: Experiment,
+    shape: tuple[int, ...],
+    seed: int,
+    stage: str,
+    device: torch.device,
+    allow_plugins: bool = False,
+    place: str = "",
+) -> tuple[nn.Module, Prior, Energy]:
+    """Base, prior and energy on a device, initialised from the seed; plug-ins have been checked."""
+    base = build_base(experiment, shape, seed, allow_plugins, place).to(device)
+    prior = build_prior(experiment, base)
+    energy = build_energy(experiment, shape, seed, stage, allow_plugins, place).to(device)
+    check_plugins(base, energy, prior, shape)
+    return base, prior, energy
+
+
+def build_training(
+    experiment: Experiment,
+    stage: str,
+    dataset: Dataset,
+    seed: int,
+    device: torch.device,
+    allow_plugins: bool = False,
+    place: str = "",
+) -> Training:
     """A training stage at step 0; in `train-energy` the base's weights are still to be loaded.
 
     The training data move to the device as they are (uint8 for images) and stay there.
@@ -79,10 +140,11 @@ def build_training(experiment: Experiment, stage: str, dataset: Dataset, seed: i
             "burst_critic_steps": keys.burst_critic_steps,
             "burst_every": keys.burst_every,
         }
+    base, prior, energy = build_networks(experiment, dataset.shape, seed, stage, device, allow_plugins, place)
     return Training(
-        base=build_base(experiment, dataset.shape, seed).to(device),
-        energy=build_energy(experiment, dataset.shape, seed, stage).to(device),
-        prior=NormalPrior(experiment.latent_dim),
+        base=base,
+        energy=energy,
+        prior=cast(NormalPrior, prior),  # training asks no more of it than any Prior has
         batches=Minibatches(dataset.train.to(device), keys.batch_size, seed),
         schedule=Schedule(keys.steps, log_every=keys.log_every, checkpoint_every=keys.checkpoint_every, **critic),
         generator=make_generator(seed, stage, device=device),
@@ -105,31 +167,58 @@ class Gebm:
     """A trained base, its prior and, once trained, its energy: frozen, in eval mode, on a device."""
 
     base: nn.Module
-    prior: NormalPrior
+    prior: Prior
     energy: Energy | None
 
 
-def load_gebm(run: Run, shape: tuple[int, ...], device: torch.device, with_energy: bool) -> Gebm:
-    """The networks of a run, for sampling.
+def load_gebm(
+    run: Run, shape: tuple[int, ...], device: torch.device, with_energy: bool, allow_plugins: bool = False
+) -> Gebm:
+    """The networks of a run, for sampling; plug-ins have been checked.
 
     Raises:
         GebmError: a checkpoint is missing, damaged, or of other networks than the experiment's.
+        UsageError: the run has plug-ins that are not allowed, or cannot be used.
     """
-    base = build_base(run.experiment, shape, run.seed)
+    experiment, place = run.experiment, place_in(run)
+    base = build_base(experiment, shape, run.seed, allow_plugins, place)
     load_base(base, run)
     energy = None
     if with_energy:
-        energy = build_energy(run.experiment, shape, run.seed, "train-energy")
-        load_weights(energy, read_state(run, "train-energy")["energy"], run, "energy")
-    for network in (base, energy):
-        if network is not None:
-            network.to(device).eval().requires_grad_(False)
-    return Gebm(base, NormalPrior(run.experiment.latent_dim), energy)
+        energy = build_energy(experiment, shape, run.seed, "train-energy", allow_plugins, place)
+        if experiment.trains_energy:
+            state = read_state(run, "train-energy")
+            load_weights(energy, state["energy"], run, "energy")
+            if experiment.base.kind == "external":
+                _require_same_base(base, state["base"], run)
+    freeze(base.to(device), own=experiment.base.kind != "external")
+    if energy is not None:
+        freeze(energy.to(device), own=experiment.energy.kind != "external")
+    prior = build_prior(experiment, base)
+    check_plugins(base, energy, prior, shape)
+    return Gebm(base, prior, energy)
+
+
+def place_in(run: Run) -> str:
+    """What an error about a key of a run's experiment begins with."""
+    return f"{run.path / 'experiment.yaml'}: "
+
+
+def _require_same_base(base: nn.Module, trained_on: dict[str, Any], run: Run) -> None:
+    """Refuse an external base that gives other weights than it gave when the energy was trained on it."""
+    now = base.state_dict()
+    tensors = {name: value for name, value in trained_on.items() if isinstance(value, torch.Tensor)}
+    changed = [k for k, v in tensors.items() if not isinstance(now.get(k), torch.Tensor) or not torch.equal(now[k], v)]
+    if changed or len(tensors) != sum(isinstance(v, torch.Tensor) for v in now.values()):
+        raise GebmError(
+            f"{run.path}: the energy was trained on other weights than base.factory and base.weights give now (for "
+            f"instance {(changed or ['new ones'])[0]}); put those back, or train an energy on the new ones in a new run"
+        )
 
 
 def load_base(base: nn.Module, run: Run) -> None:
-    """Load the base that `train-base` ended with: the averaged one where averaging is on."""
-    if run.experiment.base.kind == "circle":
+    """Load the base that `train-base` ended with: the averaged one where averaging is on. A fixed base is left as it is."""
+    if not run.experiment.trains_base:
         return
     state = read_state(run, "train-base")
     weights = state["base"]

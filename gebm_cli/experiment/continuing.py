@@ -12,7 +12,7 @@ from gebm_cli.experiment.load import to_yaml
 from gebm_cli.experiment.run import Run, create_run
 from gebm_cli.experiment.schema import Experiment
 
-OF_THE_BASE = ("name", "data", "latent_dim", "base", "energy")
+OF_THE_BASE = ("name", "data", "latent_dim", "prior", "base", "energy")
 
 
 def energy_run(base_run: Run, wanted: Experiment, root: Path) -> Run:

@@ -70,7 +70,8 @@ number is written in digits: `10000`, not `1e4`. Infinity and NaN are refused.
 - A file larger than 1 MB or not in UTF-8.
 
 All problems of a file are reported at once, each with its place (file and line, or the override), what was found and
-what was expected. The exit code is then 2 and no run is made. An experiment file is data: nothing in it can run code.
+what was expected. The exit code is then 2 and no run is made. An experiment file is data. Nothing in it runs code, unless a
+network of `kind: external` names a function of yours and you add `--allow-plugins` to the command.
 
 `gebm validate experiments/digits.yaml` makes the same checks, reads the data and passes one latent through freshly
 built networks. It trains nothing. (With `data.kind: cifar10` and `data.download: true` it downloads the data when they
@@ -85,9 +86,10 @@ UNIONS = {
     "data": "What is learned. Images become numbers in [-1, 1].",
     "base": "The base B: a network from the latent to the data. Points in the plane need `mlp` or `circle`, images `conv` "
     "or `sngan`. `conv` needs square images with a side of 2, 3, 5 or 7 times a power of two (at least 2); `sngan` needs "
-    "32x32 RGB; `circle` needs `latent_dim: 2`.",
+    "32x32 RGB; `circle` needs `latent_dim: 2`. `external`, a generator of your own, fits any data.",
     "energy": "The energy E: a network from the data to one number. In `train-base` the same kind of network is the "
-    "critic. Points in the plane need `mlp`, images `conv` or `sngan`, with the same sizes as for the base.",
+    "critic. Points in the plane need `mlp`, images `conv` or `sngan`, with the same sizes as for the base. `external`, an "
+    "energy or critic of your own, fits any data.",
 }
 
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
@@ -155,6 +157,8 @@ def _spell(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(_spell(argument) for argument in arguments)
+    if origin is tuple and arguments[-1] is ...:
+        return f"list, each a {_spell(arguments[0])}"
     if origin is tuple:
         return f"list of {len(arguments)}, each a {_spell(arguments[0])}"
     return _WORDS[annotation]

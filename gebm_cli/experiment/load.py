@@ -233,7 +233,14 @@ def _sentence(error: Any, tree: Any, origins: Origins, place: str) -> str:
     got = "nothing" if error["input"] is None else f"'{error['input']}'"
     if isinstance(error["input"], dict | list):
         got = "a section" if isinstance(error["input"], dict) else f"a list of {len(error['input'])}"
-    return f"{where}: {name}: got {got}, expected {_expected(kind, context, key)}"
+    return f"{where}: {name}: got {got}, expected {_expected(kind, context, key)}{_meant(error)}"
+
+
+def _meant(error: Any) -> str:
+    """The nearest of the words a key accepts, where one is near."""
+    words = re.findall(r"'([^']+)'", error.get("ctx", {}).get("expected", ""))
+    near = difflib.get_close_matches(str(error["input"]), words, 1, 0.5) if error["type"] == "literal_error" else []
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _place_of(key: Key, origins: Origins, place: str) -> str:
@@ -249,7 +256,11 @@ def _merged(found: list[str]) -> list[str]:
     for sentence in found:
         head, comma, tail = sentence.partition(", expected ")
         expected.setdefault(head + comma, []).append(tail)
-    return [head + " or ".join(dict.fromkeys(tails)) for head, tails in expected.items()]
+    split = {head: [tail.partition("; did you mean")[::2] for tail in tails] for head, tails in expected.items()}
+    return [
+        head + " or ".join(dict.fromkeys(t for t, _ in tails)) + "".join(f"; did you mean{h}" for _, h in tails if h)
+        for head, tails in split.items()
+    ]
 
 
 def _written_key(loc: tuple[str | int, ...], tree: Any) -> Key:

@@ -69,8 +69,8 @@ class Run:
         return last
 
     def has(self, stage: str) -> bool:
-        """True when the stage was trained to its end, or has nothing to train (a base without parameters)."""
-        if stage == "train-base" and self.experiment.base.kind == "circle":
+        """True when the stage was trained to its end, or has nothing to train (a fixed base, an energy of the user's)."""
+        if not (self.experiment.trains_base if stage == "train-base" else self.experiment.trains_energy):
             return True
         last = self.last_session(stage)
         return last is not None and last["status"] == TRAINED

@@ -4,58 +4,83 @@ from __future__ import annotations
 
 import math
 import secrets
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gebm_cli.core.data.dataset import Dataset, to_float
 from gebm_cli.core.device import make_generator
-from gebm_cli.core.models.networks import count_parameters
+from gebm_cli.core.models.networks import Energy, count_parameters
 from gebm_cli.core.objectives.kale import log_mean_exp
 from gebm_cli.core.training.loop import Callbacks, Training
 from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
 from gebm_cli.experiment.build import (
-    build_base,
     build_dataset,
-    build_energy,
+    build_networks,
     build_training,
     does_not_fit,
     load_base,
     load_weights,
+    place_in,
     read_state,
 )
 from gebm_cli.experiment.checkpoint import latest_checkpoint, save_checkpoint, write_checkpoint
-from gebm_cli.experiment.run import Run, create_run
+from gebm_cli.experiment.continuing import OF_THE_BASE
+from gebm_cli.experiment.plugins import require_allowed
+from gebm_cli.experiment.run import Run, all_runs, create_run
 from gebm_cli.experiment.schema import Experiment
+from gebm_cli.experiment.stopping import stop_signals
 
 Report = Callable[[int, int, dict[str, float]], None]
 
 
-def start_run(experiment: Experiment, root: Path) -> tuple[Run, Dataset]:
+def start_run(experiment: Experiment, root: Path, allow_plugins: bool = False) -> tuple[Run, Dataset]:
     """A new run, made only after its data were read and its networks built: what cannot work leaves no folder behind."""
     seed = experiment.seed if experiment.seed is not None else secrets.randbits(31)
     experiment = experiment.model_copy(update={"seed": seed})
-    dataset = check(experiment)
+    dataset = check(experiment, allow_plugins)
     return create_run(experiment, root, dataset.shape), dataset
 
 
-def check(experiment: Experiment) -> Dataset:
+def fixed_base_run(experiment: Experiment, root: Path, allow_plugins: bool = False) -> tuple[Run, Dataset | None]:
+    """The run of an experiment whose base is not trained: the newest one below `root` with its networks, or a new one.
+
+    Returns:
+        the run, and its data where they were read to make it. With an external energy as well it can be sampled at once.
+    """
+    require_allowed(experiment, allow_plugins)
+    for run in reversed(all_runs(root)):
+        same = all(getattr(run.experiment, part) == getattr(experiment, part) for part in OF_THE_BASE)
+        if same and experiment.seed in (None, run.experiment.seed):
+            return run, None
+    return start_run(experiment, root, allow_plugins)
+
+
+def check(experiment: Experiment, allow_plugins: bool = False) -> Dataset:
     """Read the data and pass one latent through freshly built networks; raises what is wrong, writes nothing."""
+    return _checked(experiment, allow_plugins)[0]
+
+
+def _checked(experiment: Experiment, allow_plugins: bool) -> tuple[Dataset, nn.Module, Energy]:
     dataset = build_dataset(experiment.data)
-    training = build_training(experiment, "train-base", dataset, 0, torch.device("cpu"))
-    training.base.eval()
-    training.energy.eval()
+    stage = "train-base" if experiment.trains_base else "train-energy"
+    base, prior, energy = build_networks(experiment, dataset.shape, 0, stage, torch.device("cpu"), allow_plugins)
     with torch.no_grad():
-        training.energy(training.base(training.prior.sample(1, make_generator(0, "check"))))
-    return dataset
+        energy.eval()(base.eval()(prior.sample(1, make_generator(0, "check"))))
+    return dataset, base, energy
 
 
-def train(run: Run, stage: str, device: torch.device, dataset: Dataset | None, report: Report) -> dict[str, Any]:
+def train(
+    run: Run,
+    stage: str,
+    device: torch.device,
+    dataset: Dataset | None,
+    report: Report,
+    allow_plugins: bool = False,
+) -> dict[str, Any]:
     """Train a stage of a run from its newest checkpoint, or from the start.
 
     SIGINT and SIGTERM save the exact state and raise InterruptedRun; a non-finite loss raises DivergedError, keeps the
@@ -68,7 +93,7 @@ def train(run: Run, stage: str, device: torch.device, dataset: Dataset | None, r
         raise UsageError(f"{run.path}: {stage} is complete here; `gebm {stage} EXPERIMENT` trains another in a new run")
     with run.session(stage, str(device)) as entry:
         dataset = dataset or build_dataset(run.experiment.data)
-        training = _prepare(run, stage, dataset, device)
+        training = _prepare(run, stage, dataset, device, allow_plugins)
         folder = run.checkpoints(stage)
         total = training.schedule.steps
         write_metrics = run.metrics_writer(stage, training.step)
@@ -82,7 +107,7 @@ def train(run: Run, stage: str, device: torch.device, dataset: Dataset | None, r
             entry["step"] = step
 
         report(training.step, total, {})
-        with _stop_signals() as stopped:
+        with stop_signals() as stopped:
             callbacks = Callbacks(
                 log, save, lambda step, state: write_checkpoint(folder / "diverged.pt", stage, step, state), stopped
             )
@@ -95,8 +120,8 @@ def train(run: Run, stage: str, device: torch.device, dataset: Dataset | None, r
         return {"step": training.step, **figures}
 
 
-def _prepare(run: Run, stage: str, dataset: Dataset, device: torch.device) -> Training:
-    training = build_training(run.experiment, stage, dataset, run.seed, device)
+def _prepare(run: Run, stage: str, dataset: Dataset, device: torch.device, allow_plugins: bool) -> Training:
+    training = build_training(run.experiment, stage, dataset, run.seed, device, allow_plugins, place_in(run))
     if latest_checkpoint(run.checkpoints(stage)) is not None:
         _resume(training, run, stage)
     elif stage == "train-energy":
@@ -129,28 +154,6 @@ def _run(training: Training, callbacks: Callbacks, run: Run, stage: str) -> None
             f"{run.name}: {stage} {error}; {kept}. A smaller lr or a larger penalty_weight usually helps; start again with "
             f"`gebm {stage} EXPERIMENT {stage.replace('-', '_')}.lr=...`"
         ) from None
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within it the first SIGINT or SIGTERM only sets a flag, which the loop reads between two optimiser calls.
-
-    A second one of the same kind acts as usual, for those who cannot wait.
-    """
-    seen: list[int] = []
-    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: object) -> None:
-        seen.append(number)
-        signal.signal(number, previous[number])
-
-    for number in previous:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def closing_figures(training: Training, dataset: Dataset, n: int, seed: int) -> dict[str, float]:
@@ -188,13 +191,13 @@ def closing_figures(training: Training, dataset: Dataset, n: int, seed: int) -> 
     return figures
 
 
-def describe(experiment: Experiment) -> dict[str, Any]:
+def describe(experiment: Experiment, allow_plugins: bool = False) -> dict[str, Any]:
     """Sizes of the data and the networks, after the same check as a run's start; writes nothing."""
-    dataset = check(experiment)
+    dataset, base, energy = _checked(experiment, allow_plugins)
     return {
         "n_train": len(dataset.train),
         "n_held_out": len(dataset.held_out),
         "shape": list(dataset.shape),
-        "base_parameters": count_parameters(build_base(experiment, dataset.shape, 0)),
-        "energy_parameters": count_parameters(build_energy(experiment, dataset.shape, 0, "train-energy")),
+        "base_parameters": count_parameters(base),
+        "energy_parameters": count_parameters(energy),
     }

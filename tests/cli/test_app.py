@@ -54,7 +54,10 @@ def test_the_module_is_the_command():
         (["train-base", "--run", "digits-001"], "--run digits-001: no such run; there are none in runs"),
         (["train-energy", "digits"], "no run of experiment 'digits' in runs has finished train-base"),
         (["sample"], "no run in runs has finished train-energy; run `gebm train-energy EXPERIMENT` first"),
-        (["sample", "digits", "--beta", "-1"], "--beta: sample.beta: got '-1', expected a number of at least 0"),
+        (
+            ["sample", "digits", "--beta", "-1"],
+            "--beta: sample.beta: got '-1', expected 'auto' or a number of at least 0",
+        ),
         (["sample", "digits", "--friction", "lo"], "--friction: sample.friction: got 'lo', expected 'low'"),
         (["sample", "digits", "--sampler", "nuts"], "--sampler: sample.sampler: got 'nuts', expected 'kla'"),
         (["sample", "digits", "train_base.lr=1"], "here only keys of `sample.` can be overridden"),

@@ -57,8 +57,8 @@ def test_every_row_has_four_cells() -> None:
 @pytest.mark.parametrize(
     ("model", "name", "expected"),
     [
-        (Sample, "n_steps", "whole number >= 1"),
-        (Sample, "step_size", "number > 0 or `null`"),
+        (Sample, "n_steps", "whole number >= 1 or `null`"),
+        (Sample, "step_size", "`auto` or number > 0"),
         (Sample, "friction", "`low`, `critical`, `high` or number >= 0"),
         (TrainBase, "betas", "list of 2, each a number >= 0, < 1"),
         (Folder, "held_out", "number >= 0, < 1"),

@@ -87,14 +87,14 @@ def test_all_errors_come_in_one_report_with_file_and_line(write):
     assert set(found) == {
         "override 'foo': an override is written key=value, for instance train_energy.lr=1e-4",
         "x.yaml:2: data.held_uot: unknown key; did you mean 'held_out'?",
-        "x.yaml:4: energy.kind: got 'convv', expected 'conv' or 'sngan' or 'mlp'",
+        "x.yaml:4: energy.kind: got 'convv', expected 'conv' or 'sngan' or 'mlp' or 'external'",
         "x.yaml:6: train_base.lr: got 'fast', expected a number",
         "x.yaml:7: train_base.lerning_rate: unknown key; did you mean 'lr'?",
         "x.yaml:8: train_base.batch_size: got '0', expected a number of at least 1",
         "x.yaml:9: train_base.betas.1: got a list of 1, expected one more value",
         "override 'train_base.steps=1e4': train_base.steps: got '1e4', expected a whole number, written in digits",
-        "--beta: sample.beta: got '-1', expected a number of at least 0",
-        "x.yaml:11: sample.friction: got 'lo', expected 'low', 'critical' or 'high' or a number",
+        "--beta: sample.beta: got '-1', expected 'auto' or a number of at least 0",
+        "x.yaml:11: sample.friction: got 'lo', expected 'low', 'critical' or 'high' or a number; did you mean 'low'?",
         "x.yaml:12: lr: unknown key; did you mean 'train_base.lr'?",
     }
 
