@@ -16,7 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import typer
 
 from gebm_cli import __version__
-from gebm_cli.cli import evaluate, runs, sample, train, two_sample_test, validate, verdict
+from gebm_cli.cli import doctor, evaluate, runs, sample, train, two_sample_test, validate, verdict
 from gebm_cli.errors import GebmError
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ app = typer.Typer(
     [bold]two-sample-test[/] and [bold]verdict[/] say whether the samples are closer to the data, and how sure that is.""",
     epilog="Exit codes: 0 done, 1 failed while running, 2 usage or configuration, 3 diverged, 130 interrupted after saving.",
 )
-for module in (train, sample, evaluate, two_sample_test, verdict, validate, runs):
+for module in (train, doctor, sample, evaluate, two_sample_test, verdict, validate, runs):
     module.register(app)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -99,3 +99,15 @@ class Counter:
     def __call__(self, increment: int) -> None:
         self.done += increment
         self.report(self.done, self.total, {})
+
+
+@contextmanager
+def phases(title: str) -> Iterator[Callable[[str, str, int], Callable[[int], None]]]:
+    """For work in several phases: tell what begins, its unit and its total; the phase before it is over then."""
+    with ExitStack() as open_phase:
+
+        def begin(what: str, unit: str, total: int) -> Callable[[int], None]:
+            open_phase.close()
+            return Counter(open_phase.enter_context(progress(f"{title} {what}", unit)), total)
+
+        yield begin

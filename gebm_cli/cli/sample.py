@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gebm_cli.cli.options import (
+    AllowPlugins,
     Device,
     ExperimentArgument,
     Json,
@@ -20,11 +22,25 @@ from gebm_cli.cli.options import (
     resolve,
     split_arguments,
 )
-from gebm_cli.cli.progress import Counter, progress
+from gebm_cli.cli.progress import phases
+from gebm_cli.cli.sweep import (
+    Flags,
+    combinations,
+    describe_sampler,
+    list_of_samplers,
+    option,
+    refuse_unused,
+    sweep_label,
+    sweep_table,
+)
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.files import make_numbered
 from gebm_cli.experiment.load import load_experiment
-from gebm_cli.experiment.run import newest_run, runs_root
+from gebm_cli.experiment.run import Run, newest_run, open_run, runs_root
+from gebm_cli.experiment.schema import Experiment
+
+if TYPE_CHECKING:
+    from gebm_cli.experiment.jobs import Order
 
 
 class Format(StrEnum):
@@ -38,116 +54,236 @@ def register(app: typer.Typer) -> None:
     app.command(
         "sample",
         epilog="""Examples:\n
-    gebm sample --beta 100 --friction low      (the newest run with a trained energy)\n
-    gebm sample experiments/digits.yaml --sampler mala --step-size 0.05 --n-steps 500\n
-    gebm sample --run digits-001 --sampler none --n-samples 5000      (the base alone)\n
-    gebm sample --run digits-001 sample.scheme=gebm --format npz --json""",
+    gebm sample --beta 100 --friction low                  (the newest run with a trained energy)\n
+    gebm sample experiments/digits.yaml --sampler mala --step-size auto --n-steps 500\n
+    gebm sample --mode sample --beta auto                  (run to convergence, beta calibrated on held-out data)\n
+    gebm sample --beta 1,3,10,30,100 --friction low,high   (one set each, and a table)\n
+    gebm sample --compare kla,mala,hmc,ihm,dot,dgflow,ex2  (quality against cost, one plot)\n
+    gebm sample --sampler none --n-samples 5000            (the base alone)\n
+    gebm sample --resume runs/digits-001/samples/kla-001   (go on after an interruption)\n
+    gebm sample --list                                     (every sampler: target, cost, source)""",
     )(sample)
+
+
+def _text(metavar: str, help: str) -> Any:
+    return typer.Option(metavar=metavar, help=help)
 
 
 def sample(
     experiment: ExperimentArgument = None,
     overrides: Overrides = None,
     beta: Annotated[
-        str | None, typer.Option(metavar="FLOAT", help="Inverse temperature on the energy: 1 is the model.")
+        str | None, _text("FLOAT|auto", "Inverse temperature on the energy: 1 is the model; auto calibrates it.")
     ] = None,
     friction: Annotated[
-        str | None, typer.Option(metavar="low|critical|high|FLOAT", help="kla: 0.2, 2, 20, or a number, in 1/time.")
+        str | None, _text("low|critical|high|FLOAT", "kla, ghmc: 0.2, 2, 20, or a number, in 1/time.")
     ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(metavar="kla|ula|mala|hmc|none", help="The Markov chain; none draws from the base.")
+    sampler: Annotated[str | None, _text("NAME", "A sampler of --list; none draws from the base.")] = None,
+    mode: Annotated[
+        str | None, _text("refine|sample", "Short chains from base samples, or long ones to convergence.")
     ] = None,
-    n_samples: Annotated[str | None, typer.Option(metavar="INT", help="Number of chains, one sample each.")] = None,
-    n_steps: Annotated[str | None, typer.Option(metavar="INT", help="Steps of each chain.")] = None,
+    n_samples: Annotated[str | None, _text("INT", "Number of samples.")] = None,
+    n_steps: Annotated[str | None, _text("INT", "Steps of each chain. Default: the sampler's own.")] = None,
     step_size: Annotated[
-        str | None, typer.Option(metavar="FLOAT", help="h for kla and hmc, epsilon for ula and mala.")
+        str | None, _text("FLOAT|auto", "h for kla, ghmc and hmc, epsilon for the others (h^2 = 2 epsilon).")
     ] = None,
-    batch_size: Annotated[
-        str | None, typer.Option(metavar="INT", help="Samples in memory at a time; never changes them.")
+    batch_size: Annotated[str | None, _text("INT", "Samples in memory at a time; never changes them.")] = None,
+    compare: Annotated[
+        str | None, _text("NAME,NAME...", "Draw with each of these samplers, and plot quality against cost.")
     ] = None,
+    track: Annotated[bool, typer.Option("--track", help="Score the chains along the way: track.png.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: samples/ of the run.")] = None,
-    format: Annotated[Format, typer.Option("--format", help="PNG files, or one samples.npz.")] = Format.png,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the chains. Default: the run's seed.")] = None,
+    format: Annotated[
+        Format | None, typer.Option("--format", help="PNG files (the default), or one samples.npz.")
+    ] = None,
+    seed: Annotated[str | None, _text("INT", "Seed of the chains. Default: the run's seed.")] = None,
     run: RunName = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="SET", help="Go on with a set whose drawing was stopped.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List all samplers and exit.")] = False,
     device: Device = "auto",
+    allow_plugins: AllowPlugins = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
     """Draw from pi(z) ~ eta(z) exp(-beta E(B(z))) and push the draws through the base.
 
-    Writes the samples, grid.png (base on the left, samples on the right), chain.gif, trace.png and sample.yaml.
+    Writes the samples, pictures of them and of their chains, and sample.yaml, which ends in a verdict on mixing. Lists of values
+    (`--beta 1,3,10`) draw one set each and print a table.
     """
-    experiment, keys = split_arguments(experiment, overrides)
-    flags = {
-        f"sample.{name}": (f"--{name.replace('_', '-')}", value)
-        for name, value in {
-            "beta": beta,
-            "friction": friction,
-            "sampler": sampler,
-            "n_samples": n_samples,
-            "n_steps": n_steps,
-            "step_size": step_size,
-            "batch_size": batch_size,
-        }.items()
-        if value is not None
+    if list_:
+        rows, text = list_of_samplers()
+        print_result(rows, json, text)
+        return
+    if compare is not None and sampler is not None:
+        raise UsageError("--compare: names the samplers already; leave --sampler out")
+    flags: Flags = {
+        "beta": beta,
+        "friction": friction,
+        "sampler": compare if compare is not None else sampler,
+        "mode": mode,
+        "n_samples": n_samples,
+        "n_steps": n_steps,
+        "step_size": step_size,
+        "batch_size": batch_size,
+        "track": "true" if track or compare is not None else None,
+        "seed": seed,
     }
+    experiment, keys = split_arguments(experiment, overrides)
+    if resume is not None:
+        rest = {"--run": run, "--out": out, "--format": format, str(experiment): experiment}
+        _refuse_beside_resume(flags, [*keys, *(name for name, given in rest.items() if given)], compare is not None)
+        _finish(_resumed(resume), device, allow_plugins, json)
+        return
     for key in keys:
         if not key.startswith("sample."):
             raise UsageError(
                 f"override '{key}': here only keys of `sample.` can be overridden; the rest is trained already"
             )
-    loaded = None if experiment is None else load_experiment(experiment, keys, flags)
-    named = sampler or next((k.partition("=")[2] for k in reversed(keys) if k.startswith("sample.sampler=")), None)
-    of_base = (loaded.sample.sampler if loaded else named) == "none"
+    settings, chosen = _choose(experiment, keys, flags, compare is not None, run, runs_dir, allow_plugins)
+    _draw_all(settings, chosen, out, format is Format.npz, device, allow_plugins, compare is not None, json)
+
+
+Setting = tuple[dict[str, str], Experiment, int | None]
+
+
+def _choose(
+    experiment: str | None,
+    keys: list[str],
+    flags: Flags,
+    comparing: bool,
+    run: str | None,
+    runs_dir: str | None,
+    allow_plugins: bool,
+) -> tuple[list[Setting], Run]:
+    """Every combination of the flags' values, validated, and the run they are drawn from."""
+    from gebm_cli.experiment.plugins import require_allowed
+
+    sets = combinations(flags, comparing)
+    first = sets[0].get("sampler") or next((k.partition("=")[2] for k in keys if k.startswith("sample.sampler=")), None)
+    loaded = (
+        [load_experiment(experiment, keys, _as_flags(one, comparing)) for one in sets]
+        if experiment is not None
+        else None
+    )
+    of_base = (loaded[0].sample.sampler if loaded else first) == "none"
     root = runs_root(runs_dir)
-    chosen = open_named_run(run, runs_dir) or newest_run(
-        root, "train-base" if of_base else "train-energy", loaded.name if loaded else None
-    )
-    settings = (loaded or load_experiment(chosen.path / "experiment.yaml", keys, flags)).sample
-    _refuse_unused(
-        settings.sampler, {"--beta": beta, "--friction": friction, "--n-steps": n_steps, "--step-size": step_size}
-    )
+    chosen = open_named_run(run, runs_dir)
+    if chosen is None and loaded and not loaded[0].trains_base and (of_base or not loaded[0].trains_energy):
+        from gebm_cli.experiment.stages import fixed_base_run
+
+        chosen, _ = fixed_base_run(loaded[0], root, allow_plugins)
+    if chosen is None:
+        chosen = newest_run(root, "train-base" if of_base else "train-energy", loaded[0].name if loaded else None)
+    file = chosen.path / "experiment.yaml"
+    require_allowed(chosen.experiment, allow_plugins, f"{file}: ")
+    loaded = loaded or [load_experiment(file, keys, _as_flags(one, comparing)) for one in sets]
+    for one, settings in zip(sets, loaded, strict=True):
+        refuse_unused(settings.sample.sampler, one, comparing)
+        stage = "train-base" if settings.sample.sampler == "none" else "train-energy"
+        if not chosen.has(stage):
+            raise UsageError(f"{chosen.path}: has not finished {stage}; run `gebm {stage} --run {chosen.name}` first")
+    return [(one, s, _seed(one)) for one, s in zip(sets, loaded, strict=True)], chosen
+
+
+def _as_flags(one: dict[str, str], comparing: bool) -> dict[str, tuple[str, str]]:
+    return {f"sample.{k}": (option(k, comparing), v) for k, v in one.items() if k != "seed"}
+
+
+def _seed(one: dict[str, str]) -> int | None:
+    text = one.get("seed")
+    if text is not None and not (text.isdigit() and int(text) < 2**63):
+        raise UsageError(f"--seed: got '{text}', expected a whole number of at least 0")
+    return None if text is None else int(text)
+
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+
+
+def _draw_all(
+    settings: list[Setting],
+    run: Run,
+    out: Path | None,
+    as_npz: bool,
+    device: str,
+    allow_plugins: bool,
+    comparing: bool,
+    json: bool,
+) -> None:
+    """One set for each setting; several of them end in a table, and compared samplers in a plot."""
+    from gebm_cli.experiment.files import require_free
+    from gebm_cli.experiment.jobs import Order
+
+    several = len(settings) > 1
+    if out is not None and not several:
+        require_free(out)
+    results = []
+    for one, loaded, seed in settings:
+        keys = loaded.sample
+        if out is not None and not several:
+            target = out
+        else:
+            stem = "base" if keys.sampler == "none" else keys.sampler
+            parent = out if out is not None else run.path / "samples"
+            target = _world().from_first(make_numbered(parent, stem) if _world().first else Path())
+        order = Order(run, keys, run.seed if seed is None else seed, target, as_npz)
+        if not several:
+            _finish(order, device, allow_plugins, json)
+            return
+        label = sweep_label(one, [other for other, _, _ in settings])
+        results.append({"set": target.name, "label": label, **_drawn(order, device, allow_plugins)})
+    if _world().first:
+        _finish_sweep(run, results, comparing, json)
+
+
+def _finish_sweep(run: Run, results: list[dict[str, Any]], comparing: bool, json: bool) -> None:
+    from gebm_cli.experiment.comparing import keep_comparison
+
+    table: dict[str, Any] = {"run": run.name, "sets": results}
+    files = keep_comparison(run, results, "compare" if comparing else "sweep")
+    print_result(table | {"files": files}, json, f"{sweep_table(results)}\n{', '.join(files)}")
+
+
+def _finish(order: Order, device: str, allow_plugins: bool, json: bool) -> None:
+    result = _drawn(order, device, allow_plugins)
+    if _world().first:
+        print_result(result, json, describe_sampler(result))
+
+
+def _drawn(order: Order, device: str, allow_plugins: bool) -> dict[str, Any]:
+    """Draw one set, with progress; returns what --json prints."""
     from gebm_cli.experiment.drawing import draw
+    from gebm_cli.experiment.tracking import Scorer
 
-    stage = "train-base" if settings.sampler == "none" else "train-energy"
-    if not chosen.has(stage):
-        raise UsageError(f"{chosen.path}: has not finished {stage}; run `gebm {stage} --run {chosen.name}` first")
     where = resolve(device)
-    target = out or make_numbered(chosen.path / "samples", "base" if settings.sampler == "none" else settings.sampler)
-    steps = 1 if settings.sampler == "none" else settings.n_steps
-    total = -(-settings.n_samples // settings.block_size) * settings.block_size * steps
-    with progress(f"sample {chosen.name}", "chain-steps") as report:
-        described = draw(
-            chosen,
-            settings,
-            chosen.seed if seed is None else seed,
-            target,
-            format is Format.npz,
-            where,
-            Counter(report, total),
-        )
-    result = {"out": str(target), "beta": None, "friction": None} | {
-        k: v for k, v in described.items() if k not in ("run_path", "host", "versions", "git", "device")
+    scorer = Scorer(order.run, where) if order.keys.track and order.keys.sampler != "none" else None
+    with phases(order.out.name) as begin:
+        described = draw(order, where, begin, _warn, allow_plugins, scorer, _world())
+    hidden = ("run_path", "host", "versions", "git", "device")
+    return {"out": str(order.out), "beta": None, "friction": None} | {
+        k: v for k, v in described.items() if k not in hidden
     }
-    print_result(result, json, _sentence(result))
 
 
-def _refuse_unused(sampler: str, given: dict[str, str | None]) -> None:
-    """An option that the sampler does not have is a misunderstanding, better told than ignored."""
-    unused = set(given) if sampler == "none" else set() if sampler == "kla" else {"--friction"}
-    for option in sorted(unused):
-        if given[option] is not None:
-            raise UsageError(f"{option}: has no meaning for the sampler '{sampler}'; leave it out")
+def _world() -> Any:
+    from gebm_cli.experiment.distributed import join_world
+
+    return join_world()
 
 
-def _sentence(result: dict[str, object]) -> str:
-    if result["sampler"] == "none":
-        return f"{result['n_samples']} samples of the base of {result['run']}, seed {result['seed']}: {result['out']}"
-    how = f"beta {result['beta']:g}, step size {result['step_size']:g}"
-    if result["friction"] is not None:
-        how += f", friction {result['friction']:g} (C {result['damping']:.3g} a step)"
-    return (
-        f"{result['n_samples']} samples of {result['run']} by {result['n_steps']} steps of {result['sampler']} ({how}), "
-        f"seed {result['seed']}: {result['out']}\n"
-        f"acceptance {result['acceptance']}, correlation with the start {result['correlation_with_start']}"
-    )
+def _warn(message: str) -> None:
+    print(f"gebm: warning: {message}", file=sys.stderr)
+
+
+def _resumed(out: Path) -> Order:
+    from gebm_cli.experiment.jobs import read_order
+
+    return read_order(out, open_run)
+
+
+def _refuse_beside_resume(flags: Flags, rest: list[str], comparing: bool) -> None:
+    given = [option(k, comparing) for k, v in flags.items() if v is not None and not (comparing and k == "track")]
+    given += rest
+    if given:
+        raise UsageError(f"--resume: goes on with the settings that were begun; leave {', '.join(given)} out")

@@ -1,63 +1,85 @@
-"""`gebm sample`: draw from a run's base or GEBM, and write the sample set with its pictures and its record."""
+"""`gebm sample`: draw from a run's base or GEBM, and write the sample set with its pictures, its verdict and its record.
+
+The chains run as the items of `jobs`; the set is then put together from their files, block after block, by one process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from gebm_cli.core.data.dataset import to_uint8
-from gebm_cli.core.sampling.chains import Block, run_blocks
-from gebm_cli.core.sampling.potential import LatentPotential
-from gebm_cli.core.sampling.samplers import Kla, make_sampler
-from gebm_cli.errors import GebmError
+from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.sampling.chains import base_block, block_keeps
+from gebm_cli.core.sampling.diagnostics import RatioMeter
+from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
+from gebm_cli.experiment import sampleset, watching
 from gebm_cli.experiment.build import Gebm, build_dataset, load_gebm
-from gebm_cli.experiment.files import folder_appears_whole, write_yaml
-from gebm_cli.experiment.pictures import GRID, save_chain, save_grid, save_trace
+from gebm_cli.experiment.checkpoint import load_checkpoint
+from gebm_cli.experiment.curves import save_score_curves
+from gebm_cli.experiment.distributed import World
+from gebm_cli.experiment.files import folder_appears_whole, name_given_back, partial_folder, require_free, write_yaml
+from gebm_cli.experiment.jobs import WATCHED, Jobs, Order, require_same
+from gebm_cli.experiment.kernel import Begin, Kernel, prepare, quietly
+from gebm_cli.experiment.pictures import save_grid
 from gebm_cli.experiment.run import Run, provenance
-from gebm_cli.experiment.schema import Sample
-
-N_WATCHED = GRID * GRID
-N_POINTS = 2000
-N_FRAMES = 25
+from gebm_cli.experiment.stopping import stop_signals
+from gebm_cli.experiment.tracking import Scorer, cost_of, curve, tracked_steps
 
 
 def draw(
-    run: Run, keys: Sample, seed: int, out: Path, as_npz: bool, device: torch.device, on_chains: Callable[[int], None]
+    order: Order,
+    device: torch.device,
+    begin: Begin = quietly,
+    warn: Callable[[str], None] = lambda message: None,
+    allow_plugins: bool = False,
+    scorer: Scorer | None = None,
+    world: World = World(),  # noqa: B008
 ) -> dict[str, Any]:
-    """Draw a sample set into `out`, which appears only when it is complete; returns what sample.yaml says.
+    """Draw a sample set into `order.out`, which appears only when it is complete; returns what sample.yaml says.
 
-    Memory is one batch of samples (`batch_size`), one block of chains, all latents three times, and for an .npz the whole set once.
+    Memory: one block of chains with its draws, one batch of samples, all latents once, and for an .npz the whole set.
+
+    Args:
+        begin: told of each piece of long work ahead, returns what is told of its progress.
+        scorer: scores the chains along the way; for `track`.
+
+    Raises:
+        InterruptedRun: a signal stopped it; what was done is kept and `gebm sample --resume` goes on.
+        DivergedError: every chain of a block met nothing but non-finite energies; its state is kept.
+        GebmError: no proposal of a whole block was accepted.
     """
-    with folder_appears_whole(out) as folder:
-        shape = data_shape(run)
-        gebm = load_gebm(run, shape, device, with_energy=keys.sampler != "none")
-        sampler = None
-        if gebm.energy is not None:
-            potential = LatentPotential(gebm.prior, gebm.base, gebm.energy, keys.beta)
-            sampler = make_sampler(keys.sampler, potential, keys.step_size, keys.friction, keys.scheme, keys.n_leapfrog)
-        shown = min(N_WATCHED if len(shape) == 3 else N_POINTS, keys.n_samples)
-        film = _Film(gebm, keys.n_steps if sampler else 0, shown)
-        writer = _Writer(folder, as_npz, keys.batch_size, shown)
-        blocks: list[Block] = []
-        for block in run_blocks(
-            sampler, gebm.prior, keys.n_samples, keys.n_steps, keys.block_size, seed, device, on_chains, film.watch
-        ):
-            writer.add(block.end[: block.keep], film.decode(block.end)[: block.keep])
-            if len(film.started) < shown:
-                film.started = torch.cat([film.started, film.decode(block.start)[: block.keep]])[:shown]
-            blocks.append(replace(block, start=block.start.cpu(), end=block.end.cpu()))
-        writer.close()
-        described = _describe(run, keys, seed, sampler, blocks, device)
-        _pictures(folder, film, blocks, described, writer.first)
-        write_yaml(folder / "sample.yaml", described)
-    return described
+    require_free(order.out)
+    run, keys = order.run, order.keys
+    dataset = cache(lambda: build_dataset(run.experiment.data))
+    with name_given_back(order.out):
+        gebm = load_gebm(run, data_shape(run), device, keys.sampler != "none", allow_plugins)
+        if keys.sampler == "none":
+            return _draw_base(order, gebm, device, begin) if world.first else {}
+        kernel = prepare(gebm, keys, order.seed, device, dataset, warn if world.first else lambda message: None, begin)
+    jobs = Jobs(order, kernel, gebm, device)
+    require_same(order)
+    if not world.first:
+        with stop_signals() as stopped:
+            partial_folder(order.out).mkdir(parents=True, exist_ok=True)
+            jobs.work(world, stopped, begin("chains", "chain-steps", jobs.n_chain_steps(world)))
+        world.wait()
+        return {}
+    # A UsageError is kept too: it says that another process is at work in this folder, or that scoring lacks a file.
+    with folder_appears_whole(order.out, keep_on=(InterruptedRun, DivergedError, UsageError)) as folder:
+        try:
+            with _alone(folder), stop_signals() as stopped:
+                write_yaml(folder / "order.yaml", order.to_dict())
+                jobs.work(world, stopped, begin("chains", "chain-steps", jobs.n_chain_steps(world)))
+            world.wait()
+            return _assemble(folder, jobs, dataset, scorer, begin)
+        except KeyboardInterrupt:
+            raise InterruptedRun(f"stopped; the chains are kept: `gebm sample --resume {order.out}` goes on") from None
 
 
 def data_shape(run: Run) -> tuple[int, ...]:
@@ -65,98 +87,146 @@ def data_shape(run: Run) -> tuple[int, ...]:
     return tuple(run.record().get("data_shape") or build_dataset(run.experiment.data).shape)
 
 
-class _Film:
-    """Decodes latents, and keeps the first chains at about 25 steps along the way for the animation."""
-
-    def __init__(self, gebm: Gebm, n_steps: int, n_chains: int) -> None:
-        self.gebm, self.n_chains = gebm, n_chains
-        self.steps = set(np.linspace(0, n_steps, min(N_FRAMES, n_steps + 1)).round().astype(int).tolist())
-        self.frames: list[tuple[int, Tensor]] = []
-        self.started = torch.empty(0)
-
-    @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        data = self.gebm.base(z)
-        return (to_uint8(data) if data.dim() == 4 else data).cpu()
-
-    def watch(self, block: int, step: int, z: Tensor) -> None:
-        if block == 0 and step in self.steps:
-            self.frames.append((step, self.decode(z)[: self.n_chains]))
+def _alone(folder: Path) -> FileLock:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"{folder}: another process is drawing this sample set") from None
+    return lock
 
 
-class _Writer:
-    """Writes samples a batch at a time: numbered PNG files, or one samples.npz with the latents beside."""
-
-    def __init__(self, folder: Path, as_npz: bool, batch_size: int, shown: int) -> None:
-        self.folder, self.as_npz, self.batch_size, self.shown = folder, as_npz, batch_size, shown
-        self.pending: list[Tensor] = []
-        self.latents: list[Tensor] = []
-        self.written = 0
-        self.first = torch.empty(0)
-
-    def add(self, z: Tensor, data: Tensor) -> None:
-        self.as_npz = self.as_npz or data.dim() == 2
-        if len(self.first) < self.shown:
-            self.first = (
-                torch.cat([self.first.to(data.dtype), data])[: self.shown] if len(self.first) else data[: self.shown]
-            )
-        self.pending.append(data)
-        self.latents.append(z.cpu())
-        if not self.as_npz and sum(map(len, self.pending)) >= self.batch_size:
-            self._flush()
-
-    def _flush(self) -> None:
-        images = self.folder / "images"
-        images.mkdir(exist_ok=True)
-        for pixels in torch.cat(self.pending).permute(0, 2, 3, 1).numpy():
-            picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-            picture.save(images / f"{self.written:06d}.png")
-            self.written += 1
-        self.pending = []
-
-    def close(self) -> None:
-        if not self.as_npz:
-            if self.pending:
-                self._flush()
-            np.save(self.folder / "latents.npy", torch.cat(self.latents).numpy())
-            return
-        data = torch.cat(self.pending)
-        arrays = {"images": data.permute(0, 2, 3, 1).numpy()} if data.dim() == 4 else {"samples": data.numpy()}
-        np.savez(self.folder / "samples.npz", latents=torch.cat(self.latents).numpy(), **arrays)  # type: ignore[arg-type]
+# ------------------------------------------------------------------------------------------------------------- assembly
 
 
-def _describe(
-    run: Run, keys: Sample, seed: int, sampler: Any, blocks: list[Block], device: torch.device
+def _assemble(
+    folder: Path, jobs: Jobs, dataset: Callable[[], Dataset], scorer: Scorer | None, begin: Begin
 ) -> dict[str, Any]:
-    """How the samples were drawn: the keys as used, and what the chains did."""
-    described: dict[str, Any] = {"run": run.name, "run_path": str(run.path.resolve()), "sampler": keys.sampler}
-    described |= {
-        "n_samples": keys.n_samples,
-        "seed": seed,
-        "block_size": keys.block_size,
-        "device": str(device),
-    }
-    if sampler is not None:
-        steps = sum(b.chain_steps for b in blocks)
-        start, end = (torch.cat([z[: b.keep] for b in blocks for z in [getattr(b, side)]]) for side in ("start", "end"))
-        nonfinite = sum(b.nonfinite for b in blocks)
-        if nonfinite == steps:
-            raise GebmError(
-                "every step of every chain met an energy that is not finite; the energy has diverged, or beta or the step "
-                f"size ({sampler.step_size:g}) is far too large"
-            )
-        described |= {
-            "beta": keys.beta,
-            "step_size": sampler.step_size,
-            "n_steps": keys.n_steps,
-            "gradients_per_step": sampler.gradients_per_step,
-            "acceptance": round(sum(b.accepted for b in blocks) / steps, 4),
-            "nonfinite_steps": nonfinite,
-            "correlation_with_start": round(_correlation(start, end), 4),
+    """The sample set from the files of its items; they go when it is written."""
+    order, kernel = jobs.order, jobs.kernel
+    writer = sampleset.Writer(folder, order.as_npz, order.keys.batch_size, order.keys.n_samples)
+    found, started = Found(kernel.plan.n_steps), torch.empty(0)
+    for item, keep in zip(jobs.items, jobs.keeps, strict=False):
+        saved = load_checkpoint(jobs.path(item), "sample")
+        found.add(saved, keep)
+        for z in saved["job"]["draws"]:
+            z = z.to(jobs.device)
+            writer.add(z[:keep], sampleset.decode(jobs.gebm, z)[:keep])
+            found.energies.append(kernel.potential.energy_at(z)[:keep].cpu())
+            if len(started) < len(writer.first):  # each draw of a chain is shown beside the chain's start
+                begun = sampleset.decode(jobs.gebm, saved["job"]["start"].to(jobs.device))[:keep]
+                started = torch.cat([started, begun]) if len(started) else begun
+    writer.close()
+    described = _heading(order, jobs.device) | kernel.describe() | found.describe(kernel)
+    first = load_checkpoint(jobs.path(jobs.items[0]), "sample")["job"]
+    film = sampleset.frame_steps(kernel.plan.n_steps)
+    kept = [
+        (step, z.to(jobs.device)) for step, z in zip(jobs.frames_of(0), first["frames"], strict=True) if step in film
+    ]
+    save_grid(folder / "grid.png", writer.first, started[: len(writer.first)])
+    sampleset.chain_pictures(folder, jobs.gebm, kernel.potential, jobs.keeps[0], kept)
+    sampleset.extremes_picture(folder, writer.first, torch.cat(found.energies)[: len(writer.first)])
+    if jobs.items[-1] == WATCHED:
+        described |= _watched(folder, jobs)
+    if scorer is not None:
+        described["track"] = scorer.describe() | {"scores": _track(folder, jobs, scorer, found.seconds, begin)}
+    copies = sampleset.nearest_picture(folder, writer.first, dataset)
+    if copies is not None:
+        described["nearest_training_distance"] = copies
+    described |= provenance()
+    for item in jobs.items:
+        jobs.path(item).unlink()
+    for name in ("order.yaml", ".lock"):
+        (folder / name).unlink(missing_ok=True)
+    write_yaml(folder / "sample.yaml", described)
+    return described
+
+
+def _watched(folder: Path, jobs: Jobs) -> dict[str, Any]:
+    """trace.png, the bias meter and the verdict, from the watched chains."""
+    kernel, saved = jobs.kernel, load_checkpoint(jobs.path(WATCHED), "sample")
+    job = jobs.start(WATCHED)
+    assert isinstance(job, watching.Watched)
+    job.load_state_dict(saved["job"])
+    title = f"{kernel.entry.name}, beta {float(kernel.potential.beta):g}"
+    if kernel.entry.unit:
+        title += f", {kernel.entry.unit} {kernel.tuned.sampler.step_size:.3g}"
+    d = job.block.start[0].numel()
+    sampleset.trace_picture(folder, job.records, d, kernel.plan.n_steps, kernel.n_warmup, title)
+    judged = watching.judge(kernel, watching.traces(job.records), saved["seconds"])
+    bias = watching.measure_bias(kernel, job.block, jobs.order.seed)
+    return judged if bias is None else judged | {"bias_of_step": bias}
+
+
+def _track(folder: Path, jobs: Jobs, scorer: Scorer, seconds: float, begin: Begin) -> list[dict[str, Any]]:
+    """track.png, and the scores at each tracked step."""
+    plan, sampler = jobs.kernel.plan, jobs.kernel.sampler
+    on_samples = begin("scores", "samples", sum(jobs.keeps) * len(tracked_steps(plan.n_steps)))
+
+    def frames(i: int) -> Iterator[Tensor]:
+        step = tracked_steps(plan.n_steps)[i]
+        for index, keep in enumerate(jobs.keeps):
+            saved = load_checkpoint(jobs.path(jobs.items[index]), "sample")["job"]["frames"]
+            z = saved[jobs.frames_of(index).index(step)].to(jobs.device)
+            yield sampleset.decode(jobs.gebm, z)[:keep]
+            on_samples(keep)
+
+    def cost(step: int) -> tuple[float, float]:
+        gradients = cost_of(step, sampler.gradients_per_step, sampler.values_per_step)
+        return gradients, round(seconds * step / plan.n_steps, 3)
+
+    points = curve(scorer, tracked_steps(plan.n_steps), frames, cost)
+    save_score_curves(folder / "track.png", {jobs.kernel.entry.name: points})
+    return points
+
+
+class Found:
+    """What the blocks of a set told, block after block."""
+
+    def __init__(self, n_steps: int) -> None:
+        self.n_steps = n_steps
+        self.sums: dict[str, Tensor] = {}
+        self.ratios = RatioMeter()
+        self.chains = self.stuck = 0
+        self.seconds = 0.0
+        self.energies: list[Tensor] = []
+        self.ends: list[tuple[Tensor, Tensor]] = []
+        self.finished = 0.0
+
+    def add(self, saved: dict[str, Any], keep: int) -> None:
+        job = saved["job"]
+        for name, value in job["tally"].items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.ratios = self.ratios.merge(RatioMeter(job["ratios"]))
+        self.chains += keep
+        self.stuck += int(job["stuck"][:keep].sum())
+        self.seconds += saved["seconds"]
+        self.ends.append((job["start"][:keep], job["draws"][-1][:keep]))
+        memory = job["state"].get("memory")
+        if memory is not None and memory.dtype == torch.bool and memory.dim() == 1:
+            self.finished += float(memory[:keep].sum())
+
+    def describe(self, kernel: Kernel) -> dict[str, Any]:
+        steps = self.chains * self.n_steps
+        energies = torch.cat(self.energies)
+        described: dict[str, Any] = {
+            "acceptance": round(float(self.sums["accepted"]) / steps, 4),
+            "nonfinite_steps": int(self.sums["nonfinite"]),
+            "stuck_chains": self.stuck,
+            "mean_energy": round(energies[torch.isfinite(energies)].mean().item(), 5),
+            "correlation_with_start": round(_correlation(*map(torch.cat, zip(*self.ends, strict=True))), 4),
+            "seconds": round(self.seconds, 2),
         }
-        if isinstance(sampler, Kla):
-            described |= {"scheme": sampler.scheme, "friction": sampler.friction, "damping": round(sampler.damping, 6)}
-    return described | provenance()
+        if "swaps" in self.sums:
+            described["swap_rates"] = [round(float(s) / steps, 4) for s in self.sums["swaps"]]
+            described["arrivals_per_chain"] = round(float(self.sums["arrivals"]) / self.chains, 3)
+        if kernel.entry.name == "drs":
+            described["accepted_chains"] = round(self.finished / self.chains, 4)
+        ratios = self.ratios.finish()
+        if ratios.n:
+            described["mean_exp_log_ratio"] = {"value": ratios.mean_exp, "standard_error": ratios.mean_exp_error}
+            described["balance"] = {"value": ratios.balance, "standard_error": ratios.balance_error}
+        return described
 
 
 def _correlation(x: Tensor, y: Tensor) -> float:
@@ -166,15 +236,37 @@ def _correlation(x: Tensor, y: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([x.flatten().double(), y.flatten().double()]))[0, 1])
 
 
-def _pictures(folder: Path, film: _Film, blocks: list[Block], described: dict[str, Any], first: Tensor) -> None:
-    chained = described["sampler"] != "none"
-    started = film.started.to(first.dtype) if chained else None
-    save_grid(folder / "grid.png", first, started)
-    if chained:
-        save_chain(folder / "chain.gif", film.frames)
-        mean = torch.stack([b.potential_trace for b in blocks]).mean(0)
-        save_trace(
-            folder / "trace.png",
-            mean,
-            f"{described['sampler']}, beta {described['beta']:g}, step size {described['step_size']:g}",
-        )
+def _heading(order: Order, device: torch.device) -> dict[str, Any]:
+    return {
+        "run": order.run.name,
+        "run_path": str(order.run.path.resolve()),
+        "sampler": order.keys.sampler,
+        "n_samples": order.keys.n_samples,
+        "seed": order.seed,
+        "block_size": order.keys.block_size,
+        "device": str(device),
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------- base
+
+
+def _draw_base(order: Order, gebm: Gebm, device: torch.device, begin: Begin) -> dict[str, Any]:
+    keys = order.keys
+    keeps = block_keeps(keys.n_samples, keys.block_size)
+    on_steps = begin("base", "samples", len(keeps) * keys.block_size)
+    with folder_appears_whole(order.out) as folder:
+        writer = sampleset.Writer(folder, order.as_npz, keys.batch_size, keys.n_samples)
+        for z, keep in _base_draws(order, gebm, keeps, device):
+            writer.add(z[:keep], sampleset.decode(gebm, z)[:keep])
+            on_steps(len(z))
+        writer.close()
+        save_grid(folder / "grid.png", writer.first)
+        described = _heading(order, device) | provenance()
+        write_yaml(folder / "sample.yaml", described)
+    return described
+
+
+def _base_draws(order: Order, gebm: Gebm, keeps: list[int], device: torch.device) -> Iterator[tuple[Tensor, int]]:
+    for block, keep in enumerate(keeps):
+        yield base_block(gebm.prior, order.keys.block_size, order.seed, block, device), keep

@@ -78,23 +78,48 @@ def make_numbered(folder: Path, stem: str, suffix: str = "") -> Path:
     raise AssertionError("unreachable")
 
 
-@contextmanager
-def folder_appears_whole(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder beside `path`; it takes the name `path` only when the block succeeds.
+def require_free(path: Path) -> None:
+    """Raise UsageError where `path` exists and is not an empty folder, which is a name kept free."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{path}: exists already, and nothing is overwritten; name another folder or remove it")
 
-    An empty folder at `path` is a name kept free for this one, and goes when the block fails.
+
+def partial_folder(path: Path) -> Path:
+    """The hidden folder beside `path` in which it is filled."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def name_given_back(path: Path) -> Iterator[None]:
+    """Where the block fails before anything was begun, an empty folder at `path`, a name kept free, goes."""
+    try:
+        yield
+    except BaseException:
+        if not partial_folder(path).exists():
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def folder_appears_whole(path: Path, keep_on: tuple[type[BaseException], ...] = ()) -> Iterator[Path]:
+    """Fill a hidden folder beside `path`; it takes the name `path` only when the block succeeds.
+
+    What is in the hidden folder already is kept, so that work can go on; an exception of a kind in `keep_on` leaves it there, any
+    other removes it. An empty folder at `path` is a name kept free for this one, and goes with it.
 
     Raises:
         UsageError: `path` exists and is not an empty folder.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UsageError(f"{path}: exists already, and nothing is overwritten; name another folder or remove it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    require_free(path)
+    temporary = partial_folder(path)
     try:
-        temporary.mkdir(parents=True)
+        temporary.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
     except BaseException as error:
+        if isinstance(error, keep_on):
+            raise
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             path.rmdir()

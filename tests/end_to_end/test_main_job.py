@@ -87,7 +87,8 @@ def test_sample_writes_images_pictures_and_its_recipe(here, capsys):
     assert {"out", "n_samples", "run", "seed", "beta", "friction", "sampler"} <= set(got)
     assert (got["n_samples"], got["beta"], got["friction"], got["sampler"], got["seed"]) == (30, 100.0, 0.2, "kla", 5)
     out = Path(got["out"])
-    assert sorted(os.listdir(out)) == ["chain.gif", "grid.png", "images", "latents.npy", "sample.yaml", "trace.png"]
+    pictures = ["chain.gif", "chains.png", "extremes.png", "grid.png", "nearest.png", "trace.png"]
+    assert sorted(os.listdir(out)) == sorted([*pictures, "images", "latents.npy", "sample.yaml"])
     assert len(os.listdir(out / "images")) == 30
     assert Image.open(out / "images/000000.png").size == (8, 8)
     assert Image.open(out / "chain.gif").n_frames == 6
@@ -298,16 +299,31 @@ def test_a_run_cut_by_a_signal_and_continued_ends_in_the_same_bits(tmp_path, uni
     assert equal(_state(tmp_path), uninterrupted)
 
 
-def test_sigterm_while_sampling_leaves_nothing(here, tmp_path):
-    """The half-made sample set is removed, exit 130."""
-    argv = ["sample", "--n-steps", "100000", "--n-samples", "10", "--run", str(here / "runs/digits-001")]
+def test_sampling_stopped_by_a_signal_goes_on_bit_for_bit(here, tmp_path):
+    """SIGTERM: exit 130, no set, a sentence that says how to go on; --resume ends with the samples of an uninterrupted draw."""
+    argv = [
+        "sample",
+        "--n-steps",
+        "400",
+        "--n-samples",
+        "300",
+        "--format",
+        "npz",
+        "--run",
+        str(here / "runs/digits-001"),
+    ]
     process = _train(tmp_path, *argv, "--out", str(tmp_path / "x"))
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".x.*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while not list(tmp_path.glob(".x.partial/block-00000.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
     process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode == 130 and list(tmp_path.iterdir()) == []
+    assert "--resume" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and not (tmp_path / "x").exists()
+    assert command(["sample", "--resume", str(tmp_path / "x")]) == 0
+    assert command([*argv, "--out", str(tmp_path / "y")]) == 0
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    a, b = (np.load(tmp_path / name / "samples.npz") for name in "xy")
+    assert np.array_equal(a["latents"], b["latents"]) and np.array_equal(a["images"], b["images"])
 
 
 def test_a_second_process_on_the_same_run_is_refused_and_a_new_start_gets_its_own(tmp_path, uninterrupted):
