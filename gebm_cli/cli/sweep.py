@@ -34,12 +34,20 @@ def combinations(flags: Flags, comparing: bool = False) -> list[dict[str, str]]:
         parts = [part.strip() for part in text.split(",")]
         if len(parts) > 1 and name not in LISTED:
             raise UsageError(f"{option(name)}: got '{text}', expected one value")
-        if "" in parts or len(set(parts)) < len(parts):
+        if "" in parts or len({_value(part) for part in parts}) < len(parts):
             raise UsageError(
                 f"{option(name, comparing)}: got '{text}', expected different values with commas between them"
             )
         values[name] = parts
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+
+
+def _value(text: str) -> float | str:
+    """1 and 1.0 are one value."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def sweep_label(one: dict[str, str], every: list[dict[str, str]]) -> str:
@@ -115,7 +123,7 @@ def describe_sampler(result: dict[str, Any]) -> str:
 
 def settings(result: dict[str, Any]) -> str:
     """The settings as used, in one unit."""
-    words = [f"beta {result['beta']:g}"]
+    words = [f"beta {result['beta']:.4g}"]
     if "beta_standard_error" in result:
         words[0] += f" +- {result['beta_standard_error']:.2g}, calibrated"
     if "h" in result:

@@ -62,6 +62,8 @@ def draw(
         if keys.sampler == "none":
             return _draw_base(order, gebm, device, begin) if world.first else {}
         kernel = prepare(gebm, keys, order.seed, device, dataset, warn if world.first else lambda message: None, begin)
+    if scorer is not None and world.first:
+        _ = scorer.features  # what scoring lacks is said before the chains run, not after
     jobs = Jobs(order, kernel, gebm, device)
     require_same(order)
     if not world.first:

@@ -91,7 +91,7 @@ def partial_folder(path: Path) -> Path:
 
 @contextmanager
 def name_given_back(path: Path) -> Iterator[None]:
-    """Where the block fails before anything was begun, an empty folder at `path`, a name kept free, goes."""
+    """Where the block fails and leaves nothing to go on with, an empty folder at `path`, a name kept free, goes."""
     try:
         yield
     except BaseException:

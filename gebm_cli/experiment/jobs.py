@@ -160,11 +160,13 @@ class Jobs:
         """Refuse to go on where chains cannot have moved for a reason that more steps do not mend."""
         beta, has_step = f"beta {float(self.kernel.potential.beta):g}", bool(self.kernel.entry.unit)
         step = f"step size {self.kernel.sampler.step_size:g}"
-        if bool(block.stuck.all()):
+        often = float(block.tally.sums["nonfinite"]) >= block.keep * block.step / 2
+        if bool(block.stuck.all()) and (often or not bool(torch.isfinite(block.state.potential).any())):
             save(partial)
+            given = has_step and self.order.keys.step_size != "auto"
             raise DivergedError(
                 f"every chain of a block met energies that are not finite; the energy has diverged, or {beta}"
-                f"{f' or the {step}' if has_step else ''} is far too large; the chains' state is kept in {partial}"
+                f"{f' or the {step}' if given else ''} is far too large; the chains' state is kept in {partial}"
             )
         # All chains of the block, not those asked for alone: one chain may well rest for a few steps.
         if self.kernel.entry.exact and block.step > 1 and torch.equal(block.state.position, block.start):

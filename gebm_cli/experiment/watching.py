@@ -53,7 +53,7 @@ class Monitor:
 
 
 def recorded_steps(n_steps: int) -> list[int]:
-    """The steps at which the watched chains are looked at: all of them up to 200, else 200 evenly spaced; the last always."""
+    """The steps at which the watched chains are looked at: all up to 200, else 100 to 200 evenly spaced; the last always."""
     stride = -(-n_steps // N_RECORDS)
     return [0, *range(n_steps % stride or stride, n_steps + 1, stride)]
 
@@ -103,8 +103,14 @@ def judge(kernel: Kernel, watched: dict[str, Tensor], seconds: float) -> dict[st
     first = kernel.n_warmup if kernel.mode == "sample" else n_steps // 2
     kept = [i for i, step in enumerate(steps) if step > first]
     if len(kept) < 4:
-        return {"verdict": f"refined: {n_steps} steps are too few to judge mixing; treat as refinement", "mixed": False}
-    mixing = diagnose({name: trace[:, kept] for name, trace in watched.items()}, N_STARTS)
+        return {
+            "verdict": f"not judged: {n_steps} steps are too few to judge mixing; treat as refinement",
+            "mixed": False,
+        }
+    try:
+        mixing = diagnose({name: trace[:, kept] for name, trace in watched.items()}, N_STARTS)
+    except ValueError as error:
+        return {"verdict": f"not judged: {error}; treat as refinement", "mixed": False}
     cost = kernel.sampler.gradients_per_step or kernel.sampler.values_per_step
     counted = len(kept) / len(steps) * n_steps
     rate = effective_draws_per(mixing, int(max(1, counted * cost * N_WATCHED)), max(seconds * counted / n_steps, 1e-9))

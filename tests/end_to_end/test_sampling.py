@@ -147,7 +147,7 @@ def test_every_sampler_draws_a_set_that_the_seed_alone_decides(sample, tmp_path,
     assert told["epsilon"] == pytest.approx(h * h / 2, rel=1e-4)
     assert told["step_size"] == pytest.approx(h if entry.unit == "h" else h * h / 2, rel=1e-4)
     assert c == pytest.approx(math.exp(-2 * h) if "friction" in entry.keys else 0, rel=1e-4)
-    moves = told.get("n_leapfrog", 1) ** 2 * told.get("n_local", 1)
+    moves = told.get("n_leapfrog", 1) ** 2 * told.get("n_local", 1) * (1 + told.get("jitter", 0) ** 2 / 3)
     assert told["total_time"] == pytest.approx(4 * moves * h * h / 2 * (1 + c) / (1 - c), rel=1e-4)
 
 
@@ -165,7 +165,7 @@ def test_another_seed_gives_other_samples(sample, tmp_path):
 
 @pytest.mark.parametrize("name", ["kla", "pt"])
 def test_long_chains_discard_the_warm_up_and_keep_evenly_spaced_draws(sample, tmp_path, name):
-    """14 chains of 5 + 12 steps with 3 draws are cut to exactly 40 samples; draws at 9, 13, 17 go on as those at 13, 17 of 9 + 8."""
+    """14 chains of 5 + 12 steps with 3 draws are cut to exactly 40 samples; draws at 9, 13, 17 go on as those of 9 + 8."""
     argv = ["--sampler", name, "--mode", "sample", "--format", "npz", "sample.block_size=20", ALONE]
     long = ["--n-samples", "40", "--n-steps", "12", "sample.n_draws=3", "sample.n_warmup=5"]
     later = ["--n-samples", "28", "--n-steps", "8", "sample.n_draws=2", "sample.n_warmup=9"]
@@ -185,15 +185,15 @@ def test_long_chains_discard_the_warm_up_and_keep_evenly_spaced_draws(sample, tm
         (["--mode", "sample", "--sampler", "rw", "--step-size", "1e-4", "--n-steps", "30"], "not mixed: R-hat", False),
         (["--sampler", "rw", "--step-size", "1e-4", "--n-steps", "30"], "refined, not mixed: R-hat", False),
         (["--sampler", "ihm", "--beta", "0", "--n-steps", "60"], "refined, and mixed: R-hat", True),
-        (["--sampler", "kla", "--n-steps", "3"], "refined: 3 steps are too few to judge mixing", False),
+        (["--sampler", "kla", "--n-steps", "3"], "not judged: 3 steps are too few to judge mixing", False),
     ],
 )
 def test_the_verdict_says_whether_chains_mixed(sample, tmp_path, argv, begins, mixed):
-    """Independent draws mix, tiny random steps do not, and the last line of the answer says so."""
+    """Independent draws mix, tiny random steps do not, and a line of the answer says so."""
     out = tmp_path / "set"
     said = sample(*argv, "--n-samples", "40", "sample.block_size=20", "--out", out)
     told = record(out)
-    assert said.code == 0 and said.out.splitlines()[-1] == told["verdict"]
+    assert said.code == 0 and told["verdict"] in said.out.splitlines()
     assert told["verdict"].startswith(begins) and told["mixed"] is mixed
     assert ("bias_of_step" in told) == (told["sampler"] == "kla"), (
         "chains with a Metropolis test have no bias to measure"
@@ -419,7 +419,7 @@ def test_an_energy_that_is_nan_exits_3_and_keeps_the_state(sample, altered, name
     runs = altered(lambda k, v: v * torch.nan)
     got = sample(*runs, "--sampler", name, *QUICK)
     assert got.code == 3 and "every chain of a block met energies that are not finite" in got.err
-    assert ("step size" in got.err) == (name != "ihm") and got.out == ""
+    assert "step size" not in got.err and got.out == "", "a tuned step is not to blame"
     kept = Path(got.err.split("is kept in ")[1].strip())
     saved = torch.load(kept, weights_only=True)
     assert saved["step"] == 4 and torch.isfinite(saved["state"]["job"]["start"]).all()
@@ -460,9 +460,9 @@ def test_a_set_stopped_three_times_ends_in_the_same_bits(sample, tmp_path, monke
 
         return step
 
-    # Two blocks and the watched chains, 12 steps each: stopped at step 7, at 5 + 3, at 9 + 4.
+    # Two blocks and the watched chains, 12 steps each: stopped at step 7, at 5 + 10, at 2 + 4.
     cut = tmp_path / "cut"
-    for words, n, item in ((argv, 7, "block-00000"), (None, 8, "block-00001"), (None, 13, "watched")):
+    for words, n, item in ((argv, 7, "block-00000"), (None, 15, "block-00001"), (None, 6, "watched")):
         monkeypatch.setattr(BlockRun, "advance", stopping_after(n))
         got = sample(*([*words, "--out", cut] if words else ["--resume", cut]))
         assert got.code == 130 and f"of {item}; what was done is kept: `gebm sample --resume {cut}` goes on" in got.err
@@ -494,7 +494,7 @@ def _environment() -> dict[str, str]:
 
 
 def test_a_set_cut_by_kill_9_goes_on_from_its_last_checkpoint(sample, job, tmp_path):
-    """Killed in the second block, in a real process: a finished block and a checkpoint are left, and the rest gives the same bits."""
+    """Killed in the second block, a real process leaves a finished block and a checkpoint; the rest gives the same bits."""
     argv = [*KLA[:-1], "sample.block_size=20", "--format", "npz"]
     out = tmp_path / "cut"
     words = [sys.executable, "-c", KILLED, "sample", *argv, "--out", str(out)]

@@ -222,7 +222,7 @@ def test_beta_rises_evenly_from_zero_over_the_warm_up():
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 7])
 def test_annealing_of_very_short_chains_ends_at_beta(n_steps):
     """No more stages than steps to fill, and the last step runs at beta."""
-    rows, stages = stages_of(n_steps, beta_start=0.5)
+    rows, _ = stages_of(n_steps, beta_start=0.5)
     assert rows[-1][:2] == (n_steps // 2, 8.0) and [r[0] for r in rows] == sorted(r[0] for r in rows)
 
 
