@@ -44,6 +44,17 @@ def build_dataset(data: schema.Digits | schema.Cifar10 | schema.Folder | schema.
     return toy_dataset(data.name, data.n, data.noise_std, TOY_SEED)
 
 
+def dataset_at_hand(experiment: Experiment) -> Dataset | str:
+    """The data set of an experiment where it can be read without a download, else a sentence that says why not."""
+    data = experiment.data
+    if isinstance(data, schema.Cifar10):
+        data = data.model_copy(update={"download": False})
+    try:
+        return build_dataset(data)
+    except (GebmError, OSError) as error:
+        return f"the data set cannot be read ({error})"
+
+
 def build_base(
     experiment: Experiment, shape: tuple[int, ...], seed: int, allow_plugins: bool = False, place: str = ""
 ) -> nn.Module:

@@ -19,11 +19,11 @@ from gebm_cli.core.sampling.make import Options
 from gebm_cli.core.sampling.potential import LatentPotential
 from gebm_cli.core.sampling.tuning import tune
 from gebm_cli.errors import GebmError
-from gebm_cli.experiment.build import build_dataset, load_gebm
+from gebm_cli.experiment.build import dataset_at_hand, load_gebm
 from gebm_cli.experiment.drawing import data_shape
 from gebm_cli.experiment.kernel import calibrate
 from gebm_cli.experiment.run import Run
-from gebm_cli.experiment.schema import Cifar10, Sample
+from gebm_cli.experiment.schema import Sample
 
 N_CHAINS = 256
 N_MALA = (200, 100)
@@ -159,14 +159,10 @@ def _raised(name: str, error: Exception) -> Check:
 
 def held_out_of(run: Run) -> Dataset | str:
     """The run's data set, or why it cannot be read; nothing is downloaded for it."""
-    data = run.experiment.data
-    if isinstance(data, Cifar10):
-        data = data.model_copy(update={"download": False})
-    try:
-        dataset = build_dataset(data)
-    except (GebmError, OSError) as error:
-        return f"the data set cannot be read ({error})"
-    return dataset if len(dataset.held_out) >= 20 else "fewer than 20 data points are held out"
+    dataset = dataset_at_hand(run.experiment)
+    if isinstance(dataset, str) or len(dataset.held_out) >= 20:
+        return dataset
+    return "fewer than 20 data points are held out"
 
 
 def check_calibration(

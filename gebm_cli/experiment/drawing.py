@@ -6,20 +6,19 @@ The chains run as the items of `jobs`; the set is then put together from their f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch import Tensor
 
-from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.data.dataset import is_images
 from gebm_cli.core.sampling.chains import base_block, block_keeps
 from gebm_cli.core.sampling.diagnostics import RatioMeter
 from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
 from gebm_cli.experiment import sampleset, watching
-from gebm_cli.experiment.build import Gebm, build_dataset, load_gebm
+from gebm_cli.experiment.build import Gebm, build_dataset, dataset_at_hand, load_gebm
 from gebm_cli.experiment.checkpoint import load_checkpoint
 from gebm_cli.experiment.curves import save_score_curves
 from gebm_cli.experiment.distributed import World
@@ -43,7 +42,7 @@ def draw(
 ) -> dict[str, Any]:
     """Draw a sample set into `order.out`, which appears only when it is complete; returns what sample.yaml says.
 
-    Memory: one block of chains with its draws, one batch of samples, all latents once, and for an .npz the whole set.
+    Memory: one block of chains with its draws, one batch of samples, all latents three times, and for an .npz the whole set.
 
     Args:
         begin: told of each piece of long work ahead, returns what is told of its progress.
@@ -56,12 +55,19 @@ def draw(
     """
     require_free(order.out)
     run, keys = order.run, order.keys
-    dataset = cache(lambda: build_dataset(run.experiment.data))
     with name_given_back(order.out):
         gebm = load_gebm(run, data_shape(run), device, keys.sampler != "none", allow_plugins)
         if keys.sampler == "none":
             return _draw_base(order, gebm, device, begin) if world.first else {}
-        kernel = prepare(gebm, keys, order.seed, device, dataset, warn if world.first else lambda message: None, begin)
+        kernel = prepare(
+            gebm,
+            keys,
+            order.seed,
+            device,
+            lambda: build_dataset(run.experiment.data),
+            warn if world.first else lambda message: None,
+            begin,
+        )
     if scorer is not None and world.first:
         _ = scorer.features  # what scoring lacks is said before the chains run, not after
     jobs = Jobs(order, kernel, gebm, device)
@@ -79,7 +85,7 @@ def draw(
                 write_yaml(folder / "order.yaml", order.to_dict())
                 jobs.work(world, stopped, begin("chains", "chain-steps", jobs.n_chain_steps(world)))
             world.wait()
-            return _assemble(folder, jobs, dataset, scorer, begin)
+            return _assemble(folder, jobs, scorer, begin, warn)
         except KeyboardInterrupt:
             raise InterruptedRun(f"stopped; the chains are kept: `gebm sample --resume {order.out}` goes on") from None
 
@@ -89,20 +95,19 @@ def data_shape(run: Run) -> tuple[int, ...]:
     return tuple(run.record().get("data_shape") or build_dataset(run.experiment.data).shape)
 
 
-def _alone(folder: Path) -> FileLock:
-    lock = FileLock(folder / ".lock")
+def _alone(folder: Path) -> AcquireReturnProxy:
+    """The lock of a set that is being drawn, released when its block ends."""
     try:
-        lock.acquire(timeout=0)
+        return FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
         raise UsageError(f"{folder}: another process is drawing this sample set") from None
-    return lock
 
 
 # ------------------------------------------------------------------------------------------------------------- assembly
 
 
 def _assemble(
-    folder: Path, jobs: Jobs, dataset: Callable[[], Dataset], scorer: Scorer | None, begin: Begin
+    folder: Path, jobs: Jobs, scorer: Scorer | None, begin: Begin, warn: Callable[[str], None]
 ) -> dict[str, Any]:
     """The sample set from the files of its items; they go when it is written."""
     order, kernel = jobs.order, jobs.kernel
@@ -132,9 +137,12 @@ def _assemble(
         described |= _watched(folder, jobs)
     if scorer is not None:
         described["track"] = scorer.describe() | {"scores": _track(folder, jobs, scorer, found.seconds, begin)}
-    copies = sampleset.nearest_picture(folder, writer.first, dataset)
-    if copies is not None:
-        described["nearest_training_distance"] = copies
+    if is_images(writer.first):
+        training = dataset_at_hand(order.run.experiment)
+        if isinstance(training, str):
+            warn(f"nearest.png is left out: {training}")
+        else:
+            described["nearest_training_distance"] = sampleset.nearest_picture(folder, writer.first, training)
     described |= provenance()
     for item in jobs.items:
         jobs.path(item).unlink()

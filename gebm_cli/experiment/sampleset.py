@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from gebm_cli.experiment.watching import recorded_steps, traces
 
 N_POINTS = 2000
 N_FRAMES = 25
+N_TYPICAL = 200
 
 
 def frame_steps(n_steps: int) -> tuple[int, ...]:
@@ -109,13 +109,11 @@ def extremes_picture(folder: Path, images: Tensor, energies: Tensor) -> None:
         save_extremes(folder / "extremes.png", images, energies)
 
 
-def nearest_picture(folder: Path, samples: Tensor, dataset: Callable[[], Dataset]) -> dict[str, float] | None:
-    """nearest.png: samples beside their nearest training image, to rule out copying; returns the distances' medians."""
-    if not is_images(samples):
-        return None
-    data = dataset()
+def nearest_picture(folder: Path, samples: Tensor, data: Dataset) -> dict[str, float]:
+    """nearest.png: samples beside their nearest training image, to rule out copying; returns the medians of the distances."""
     index, distance = nearest(samples, data.train)
-    typical = float(nearest(data.held_out[:1000], data.train)[1].median()) if len(data.held_out) else None
-    save_nearest(folder / "nearest.png", samples, data.train[index.cpu()], distance, typical)
     found = {"samples": float(distance.median())}
-    return found if typical is None else found | {"held_out": typical}
+    if len(data.held_out):
+        found["held_out"] = float(nearest(data.held_out[:N_TYPICAL], data.train)[1].median())
+    save_nearest(folder / "nearest.png", samples, data.train[index.cpu()], distance, found.get("held_out"))
+    return found

@@ -23,6 +23,7 @@ from PIL import Image
 from gebm_cli.cli.app import run as command
 from gebm_cli.core.sampling.catalogue import CATALOGUE
 from gebm_cli.core.sampling.chains import BlockRun
+from gebm_cli.errors import GebmError
 
 DIGITS = str(Path(__file__).parents[2] / "experiments/digits.yaml")
 TINY = [
@@ -477,6 +478,7 @@ KILLED = """
 import os, sys
 from gebm_cli.cli.app import run
 from gebm_cli.core.sampling.chains import BlockRun
+from gebm_cli.errors import GebmError
 from gebm_cli.experiment import jobs
 jobs.SAVE_EVERY_S = 0.0
 advance, steps = BlockRun.advance, iter(range(1, 1000))
@@ -542,3 +544,21 @@ def test_two_processes_under_torchrun_draw_the_set_of_one(sample, job, tmp_path)
     assert sample(*argv, "--out", tmp_path / "one").code == 0
     assert_same_set(tmp_path / "two", tmp_path / "one")
     assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+
+# ------------------------------------------------------------------------------------------------------------- absent data
+
+
+def test_sampling_goes_on_without_the_training_data(sample, tmp_path, monkeypatch):
+    """Data that are gone cost one picture and a warning; `--beta auto`, which needs them, says so and leaves nothing."""
+    from gebm_cli.core.data import images
+
+    def gone(held_out):
+        raise GebmError("digits: gone")
+
+    monkeypatch.setattr(images, "digits", gone)
+    got = sample(*QUICK, "--out", tmp_path / "x", ALONE)
+    assert got.code == 0 and "nearest.png is left out: the data set cannot be read (digits: gone)" in got.err
+    assert not (tmp_path / "x/nearest.png").exists() and (tmp_path / "x/grid.png").exists()
+    got = sample(*QUICK, "--beta", "auto", "--out", tmp_path / "y", ALONE)
+    assert got.code == 1 and "digits: gone" in got.err and not list(tmp_path.glob("*y*"))
