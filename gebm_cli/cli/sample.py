@@ -33,7 +33,7 @@ from gebm_cli.cli.sweep import (
     sweep_label,
     sweep_table,
 )
-from gebm_cli.errors import UsageError
+from gebm_cli.errors import GebmError, InterruptedRun, UsageError
 from gebm_cli.experiment.files import make_numbered
 from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.run import Run, newest_run, open_run, runs_root
@@ -173,7 +173,10 @@ def _choose(
     if chosen is None and loaded and not loaded[0].trains_base and (of_base or not loaded[0].trains_energy):
         from gebm_cli.experiment.stages import fixed_base_run
 
-        chosen, _ = fixed_base_run(loaded[0], root, allow_plugins)
+        world = _world()
+        made = fixed_base_run(loaded[0], root, allow_plugins)[0] if world.first else None
+        path = world.from_first(None if made is None else made.path)
+        chosen = made or open_run(path)
     if chosen is None:
         chosen = newest_run(root, "train-base" if of_base else "train-energy", loaded[0].name if loaded else None)
     file = chosen.path / "experiment.yaml"
@@ -215,10 +218,10 @@ def _draw_all(
     from gebm_cli.experiment.files import require_free
     from gebm_cli.experiment.jobs import Order
 
-    several = len(settings) > 1
+    several, kind = len(settings) > 1, resolve(device).type
     if out is not None and not several:
         require_free(out)
-    results = []
+    results: list[dict[str, Any]] = []
     for one, loaded, seed in settings:
         keys = loaded.sample
         if out is not None and not several:
@@ -227,14 +230,29 @@ def _draw_all(
             stem = "base" if keys.sampler == "none" else keys.sampler
             parent = out if out is not None else run.path / "samples"
             target = _world().from_first(make_numbered(parent, stem) if _world().first else Path())
-        order = Order(run, keys, run.seed if seed is None else seed, target, as_npz)
+        order = Order(run, keys, run.seed if seed is None else seed, target, as_npz, kind)
         if not several:
             _finish(order, device, allow_plugins, json)
             return
         label = sweep_label(one, [other for other, _, _ in settings])
-        results.append({"set": target.name, "label": label, **_drawn(order, device, allow_plugins)})
+        results.append(
+            {"set": target.name, "label": label, "sampler": keys.sampler, **_attempt(order, device, allow_plugins)}
+        )
     if _world().first:
         _finish_sweep(run, results, comparing, json)
+
+
+def _attempt(order: Order, device: str, allow_plugins: bool) -> dict[str, Any]:
+    """One set of several: a failure of its own is told and noted, and the others go on."""
+    try:
+        return _drawn(order, device, allow_plugins)
+    except (UsageError, InterruptedRun):
+        raise
+    except GebmError as error:
+        if _world().size > 1:
+            raise  # the other processes wait for this set, and must not wait for ever
+        print(f"gebm: {order.out.name}: {error}", file=sys.stderr)
+        return {"error": str(error)}
 
 
 def _finish_sweep(run: Run, results: list[dict[str, Any]], comparing: bool, json: bool) -> None:
@@ -243,6 +261,9 @@ def _finish_sweep(run: Run, results: list[dict[str, Any]], comparing: bool, json
     table: dict[str, Any] = {"run": run.name, "sets": results}
     files = keep_comparison(run, results, "compare" if comparing else "sweep")
     print_result(table | {"files": files}, json, f"{sweep_table(results)}\n{', '.join(files)}")
+    failed = [r["set"] for r in results if "error" in r]
+    if failed:
+        raise GebmError(f"{len(failed)} of {len(results)} sets failed: {', '.join(failed)}; the messages above say why")
 
 
 def _finish(order: Order, device: str, allow_plugins: bool, json: bool) -> None:

@@ -17,7 +17,7 @@ from gebm_cli.core.sampling.diagnostics import Slope
 from gebm_cli.core.sampling.langevin import Mala
 from gebm_cli.core.sampling.make import Options
 from gebm_cli.core.sampling.potential import LatentPotential
-from gebm_cli.core.sampling.tuning import tune
+from gebm_cli.core.sampling.tuning import pilot_steps, tune
 from gebm_cli.errors import GebmError
 from gebm_cli.experiment.build import dataset_at_hand, load_gebm
 from gebm_cli.experiment.drawing import data_shape
@@ -27,7 +27,9 @@ from gebm_cli.experiment.schema import Sample
 
 N_CHAINS = 256
 N_MALA = (200, 100)
-N_PARTS = 9 + 180 + sum(N_MALA)  # checks, steps of tuning and steps of chains, for the progress bar
+N_PARTS = (
+    9 + pilot_steps("mala", None) + sum(N_MALA)
+)  # checks, steps of tuning and steps of chains, for the progress bar
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,10 @@ from gebm_cli.core.sampling.diagnostics import RatioMeter
 from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
 from gebm_cli.experiment import sampleset, watching
 from gebm_cli.experiment.build import Gebm, build_dataset, dataset_at_hand, load_gebm
-from gebm_cli.experiment.checkpoint import load_checkpoint
 from gebm_cli.experiment.curves import save_score_curves
 from gebm_cli.experiment.distributed import World
 from gebm_cli.experiment.files import folder_appears_whole, name_given_back, partial_folder, require_free, write_yaml
-from gebm_cli.experiment.jobs import WATCHED, Jobs, Order, require_same
+from gebm_cli.experiment.jobs import WATCHED, Jobs, NothingMoves, Order, require_same
 from gebm_cli.experiment.kernel import Begin, Kernel, prepare, quietly
 from gebm_cli.experiment.pictures import save_grid
 from gebm_cli.experiment.run import Run, provenance
@@ -54,40 +53,50 @@ def draw(
         GebmError: no proposal of a whole block was accepted.
     """
     require_free(order.out)
+    if device.type != order.device_type:
+        raise UsageError(
+            f"{order.out}: was begun on {order.device_type}, and goes on there: --device {order.device_type}"
+        )
     run, keys = order.run, order.keys
     with name_given_back(order.out):
         gebm = load_gebm(run, data_shape(run), device, keys.sampler != "none", allow_plugins)
         if keys.sampler == "none":
             return _draw_base(order, gebm, device, begin) if world.first else {}
-        kernel = prepare(
-            gebm,
-            keys,
-            order.seed,
-            device,
-            lambda: build_dataset(run.experiment.data),
-            warn if world.first else lambda message: None,
-            begin,
-        )
-    if scorer is not None and world.first:
-        _ = scorer.features  # what scoring lacks is said before the chains run, not after
-    jobs = Jobs(order, kernel, gebm, device)
-    require_same(order)
+        tell = warn if world.first else lambda message: None
+        kernel = prepare(gebm, keys, order.seed, device, lambda: build_dataset(run.experiment.data), tell, begin)
+        jobs = Jobs(order, kernel, gebm, device)
+        if scorer is not None and world.first:
+            _ = scorer.features  # what scoring lacks is said before the chains run, not after
+        if world.first:
+            require_same(order)
+    ahead = begin("chains", "chain-steps", jobs.n_chain_steps(world))
     if not world.first:
         with stop_signals() as stopped:
             partial_folder(order.out).mkdir(parents=True, exist_ok=True)
-            jobs.work(world, stopped, begin("chains", "chain-steps", jobs.n_chain_steps(world)))
+            jobs.work(world, stopped, ahead)
         world.wait()
         return {}
-    # A UsageError is kept too: it says that another process is at work in this folder, or that scoring lacks a file.
-    with folder_appears_whole(order.out, keep_on=(InterruptedRun, DivergedError, UsageError)) as folder:
+    with folder_appears_whole(order.out, keep=_worth_keeping) as folder, _alone(folder):
         try:
-            with _alone(folder), stop_signals() as stopped:
-                write_yaml(folder / "order.yaml", order.to_dict())
-                jobs.work(world, stopped, begin("chains", "chain-steps", jobs.n_chain_steps(world)))
+            write_yaml(folder / "order.yaml", order.to_dict())
+            with stop_signals() as stopped:
+                jobs.work(world, stopped, ahead)
             world.wait()
             return _assemble(folder, jobs, scorer, begin, warn)
         except KeyboardInterrupt:
             raise InterruptedRun(f"stopped; the chains are kept: `gebm sample --resume {order.out}` goes on") from None
+
+
+def _worth_keeping(folder: Path, error: BaseException) -> bool:
+    """Chains that were run, or another process's folder (a UsageError says so), outlive any error but one that more of the same
+    work cannot mend."""
+    if isinstance(error, NothingMoves):
+        return False
+    return (
+        isinstance(error, UsageError | InterruptedRun | DivergedError)
+        or any(folder.glob("*.pt"))
+        or any(folder.glob("*.partial"))
+    )
 
 
 def data_shape(run: Run) -> tuple[int, ...]:
@@ -114,7 +123,7 @@ def _assemble(
     writer = sampleset.Writer(folder, order.as_npz, order.keys.batch_size, order.keys.n_samples)
     found, started = Found(kernel.plan.n_steps), torch.empty(0)
     for item, keep in zip(jobs.items, jobs.keeps, strict=False):
-        saved = load_checkpoint(jobs.path(item), "sample")
+        saved = jobs.read(jobs.path(item))
         found.add(saved, keep)
         for z in saved["job"]["draws"]:
             z = z.to(jobs.device)
@@ -125,7 +134,7 @@ def _assemble(
                 started = torch.cat([started, begun]) if len(started) else begun
     writer.close()
     described = _heading(order, jobs.device) | kernel.describe() | found.describe(kernel)
-    first = load_checkpoint(jobs.path(jobs.items[0]), "sample")["job"]
+    first = jobs.read(jobs.path(jobs.items[0]))["job"]
     film = sampleset.frame_steps(kernel.plan.n_steps)
     kept = [
         (step, z.to(jobs.device)) for step, z in zip(jobs.frames_of(0), first["frames"], strict=True) if step in film
@@ -144,17 +153,17 @@ def _assemble(
         else:
             described["nearest_training_distance"] = sampleset.nearest_picture(folder, writer.first, training)
     described |= provenance()
+    write_yaml(folder / "sample.yaml", described)
     for item in jobs.items:
         jobs.path(item).unlink()
     for name in ("order.yaml", ".lock"):
         (folder / name).unlink(missing_ok=True)
-    write_yaml(folder / "sample.yaml", described)
     return described
 
 
 def _watched(folder: Path, jobs: Jobs) -> dict[str, Any]:
     """trace.png, the bias meter and the verdict, from the watched chains."""
-    kernel, saved = jobs.kernel, load_checkpoint(jobs.path(WATCHED), "sample")
+    kernel, saved = jobs.kernel, jobs.read(jobs.path(WATCHED))
     job = jobs.start(WATCHED)
     assert isinstance(job, watching.Watched)
     job.load_state_dict(saved["job"])
@@ -176,7 +185,7 @@ def _track(folder: Path, jobs: Jobs, scorer: Scorer, seconds: float, begin: Begi
     def frames(i: int) -> Iterator[Tensor]:
         step = tracked_steps(plan.n_steps)[i]
         for index, keep in enumerate(jobs.keeps):
-            saved = load_checkpoint(jobs.path(jobs.items[index]), "sample")["job"]["frames"]
+            saved = jobs.read(jobs.path(jobs.items[index]))["job"]["frames"]
             z = saved[jobs.frames_of(index).index(step)].to(jobs.device)
             yield sampleset.decode(jobs.gebm, z)[:keep]
             on_samples(keep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,13 @@ def name_given_back(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def folder_appears_whole(path: Path, keep_on: tuple[type[BaseException], ...] = ()) -> Iterator[Path]:
+def folder_appears_whole(
+    path: Path, keep: Callable[[Path, BaseException], bool] = lambda folder, error: False
+) -> Iterator[Path]:
     """Fill a hidden folder beside `path`; it takes the name `path` only when the block succeeds.
 
-    What is in the hidden folder already is kept, so that work can go on; an exception of a kind in `keep_on` leaves it there, any
-    other removes it. An empty folder at `path` is a name kept free for this one, and goes with it.
+    What is in the hidden folder already is used, so that work can go on; when the block fails, `keep(folder, error)` says whether
+    it stays there. An empty folder at `path` is a name kept free for this one, and goes with it.
 
     Raises:
         UsageError: `path` exists and is not an empty folder.
@@ -118,7 +120,11 @@ def folder_appears_whole(path: Path, keep_on: tuple[type[BaseException], ...] = 
         yield temporary
         temporary.replace(path)
     except BaseException as error:
-        if isinstance(error, keep_on):
+        if keep(temporary, error):
+            if isinstance(error, OSError):
+                raise GebmError(
+                    f"{path}: cannot be written: {error.strerror or error}; what was done is kept"
+                ) from None
             raise
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):

@@ -28,6 +28,12 @@ from gebm_cli.experiment.schema import Sample
 from gebm_cli.experiment.tracking import tracked_steps
 
 SAVE_EVERY_S = 30.0
+
+
+class NothingMoves(GebmError):
+    """No proposal was accepted: there is nothing to go on with."""
+
+
 WATCHED = "watched"
 
 
@@ -40,12 +46,14 @@ class Order:
     seed: int
     out: Path
     as_npz: bool
+    device_type: str = "cpu"
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "run_path": str(self.run.path.resolve()),
             "seed": self.seed,
             "as_npz": self.as_npz,
+            "device_type": self.device_type,
             "sample": self.keys.model_dump(mode="json"),
         }
 
@@ -61,7 +69,14 @@ def read_order(out: Path, open_run: Callable[[Path], Run]) -> Order:
         what = "is complete" if (out / "sample.yaml").is_file() else "was not begun, or nothing of it is left"
         raise UsageError(f"--resume {out}: {what}; there is nothing to go on with")
     saved = read_yaml(path)
-    return Order(open_run(Path(saved["run_path"])), Sample(**saved["sample"]), saved["seed"], out, saved["as_npz"])
+    return Order(
+        open_run(Path(saved["run_path"])),
+        Sample(**saved["sample"]),
+        saved["seed"],
+        out,
+        saved["as_npz"],
+        saved["device_type"],
+    )
 
 
 def require_same(order: Order) -> None:
@@ -119,6 +134,16 @@ class Jobs:
     def path(self, item: str) -> Path:
         return partial_folder(self.order.out) / f"{item}.pt"
 
+    def read(self, path: Path) -> dict[str, Any]:
+        """What an item's file holds. One that is damaged goes, so that only it is drawn again."""
+        try:
+            return load_checkpoint(path, "sample")
+        except GebmError:
+            path.unlink(missing_ok=True)
+            raise GebmError(
+                f"{path}: was damaged and is removed; `gebm sample --resume {self.order.out}` draws it again"
+            ) from None
+
     def _run(self, item: str, stopped: Callable[[], bool], on_steps: Callable[[int], None]) -> None:
         """Run an item to its end and write its file; its checkpoint on the way is written every half minute and when stopped."""
         done, partial = self.path(item), self.path(item).with_suffix(".partial")
@@ -128,7 +153,7 @@ class Jobs:
             on_steps(size * self.kernel.plan.n_steps)
             return
         if partial.is_file():
-            saved = load_checkpoint(partial, "sample")
+            saved = self.read(partial)
             job.load_state_dict(saved["job"])
             seconds = saved["seconds"]
             on_steps(size * _block(job).step)
@@ -171,7 +196,7 @@ class Jobs:
         # All chains of the block, not those asked for alone: one chain may well rest for a few steps.
         if self.kernel.entry.exact and block.step > 1 and torch.equal(block.state.position, block.start):
             where = f"at {beta} and {step}; --step-size auto finds one that is, or" if has_step else f"at {beta};"
-            raise GebmError(
+            raise NothingMoves(
                 f"no proposal of {block.step} steps was accepted by any of {len(block.start)} chains {where} take a smaller beta"
             )
 

@@ -20,10 +20,10 @@ from gebm_cli.core.sampling.state import Sampler
 from gebm_cli.core.sampling.tuning import Tuned, pilot_steps, tune
 from gebm_cli.errors import GebmError
 from gebm_cli.experiment.build import Gebm
-from gebm_cli.experiment.schema import Sample
+from gebm_cli.experiment.schema import SAMPLE_STEPS, Sample
 
-SAMPLE_STEPS = 1000
 N_STAGES = 8
+MEASURED = ("steepness", "log_bound", "shift", "log_partition")  # by tuning, for dot, drs and dgflow
 N_CALIBRATION = 5000
 
 
@@ -55,7 +55,9 @@ class Kernel:
     def describe(self) -> dict[str, Any]:
         """The settings as used, in one unit; what tuning found; never a key that does not apply."""
         options = {
-            k: getattr(self.tuned.sampler, k) for k in ("friction", *self.entry.keys) if hasattr(self.tuned.sampler, k)
+            k: getattr(self.tuned.sampler, k)
+            for k in ("friction", *self.entry.keys, *MEASURED)
+            if hasattr(self.tuned.sampler, k)
         }
         described: dict[str, Any] = {
             "mode": self.mode,

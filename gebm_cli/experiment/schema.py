@@ -20,6 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+SAMPLE_STEPS = 1000  # of a chain in mode: sample, where n_steps is not given
 Sampler = Literal[(*CATALOGUE, "none")]  # type: ignore[valid-type]
 
 
@@ -335,9 +336,9 @@ class Sample(Section):
                 raise ValueError(
                     "sample.step_size_decay: a chain that is to converge needs one kernel; use it in mode: refine"
                 )
-            if self.n_steps is not None and self.n_steps < self.n_draws:
+            if (self.n_steps or SAMPLE_STEPS) < self.n_draws:
                 raise ValueError(
-                    f"sample.n_steps: {self.n_steps} steps cannot hold {self.n_draws} draws; lower n_draws"
+                    f"sample.n_steps: {self.n_steps or SAMPLE_STEPS} steps cannot hold {self.n_draws} draws; lower n_draws"
                 )
         entry = CATALOGUE.get(self.sampler)
         if self.beta_start is not None and (entry is None or not entry.markov or self.sampler == "pt"):

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from gebm_cli.core.evaluation.frechet import frechet_distance
 from gebm_cli.core.evaluation.kid import kid
-from gebm_cli.core.evaluation.prdc import prdc
+from gebm_cli.core.evaluation.prdc import prdc, radii
 from gebm_cli.experiment.inputs import Input, split_of
 from gebm_cli.experiment.run import Run
 from gebm_cli.experiment.scoring import choose_features, describe_features
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+K, N_NEIGHBOURS = 5, 5000
 VALUE_COST = 0.5  # a forward pass without its backward, in gradients
 
 
@@ -47,6 +48,10 @@ class Scorer:
     def real(self) -> Tensor:
         return self.features(self.reference.data)
 
+    @cached_property
+    def radii(self) -> Tensor:
+        return radii(self.real[:N_NEIGHBOURS].double(), K)
+
     def describe(self) -> dict[str, Any]:
         return {
             "reference": self.reference.name,
@@ -56,6 +61,8 @@ class Scorer:
 
     def score(self, batches: Iterator[Tensor]) -> dict[str, Any]:
         """FID and KID with standard errors, precision and recall (k = 5) of samples that come in batches.
+
+        Precision and recall compare the first 5,000 of either side at most: their cost is the product of the sizes.
 
         A score that these numbers of samples do not allow is left out.
         """
@@ -69,7 +76,7 @@ class Scorer:
             estimate = kid(fake, self.real)
             found |= {"kid": estimate.value, "kid_standard_error": estimate.standard_error}
         if least > 5:
-            shape = prdc(self.real, fake)
+            shape = prdc(self.real[:N_NEIGHBOURS], fake[:N_NEIGHBOURS], K, real_radii=self.radii)
             found |= {
                 "precision": shape.precision,
                 "precision_standard_error": shape.precision_error,

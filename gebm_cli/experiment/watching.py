@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gebm_cli.core.device import make_generator
-from gebm_cli.core.sampling.bias import Difference, bias_meter
+from gebm_cli.core.sampling.bias import bias_meter
 from gebm_cli.core.sampling.chains import BlockRun
 from gebm_cli.core.sampling.diagnostics import Mixing, diagnose, effective_draws_per, verdict
 from gebm_cli.core.sampling.kinetic import Kla
@@ -112,7 +112,7 @@ def judge(kernel: Kernel, watched: dict[str, Tensor], seconds: float) -> dict[st
     except ValueError as error:
         return {"verdict": f"not judged: {error}; treat as refinement", "mixed": False}
     cost = kernel.sampler.gradients_per_step or kernel.sampler.values_per_step
-    counted = len(kept) / len(steps) * n_steps
+    counted = n_steps - first
     rate = effective_draws_per(mixing, int(max(1, counted * cost * N_WATCHED)), max(seconds * counted / n_steps, 1e-9))
     per = "gradient" if kernel.sampler.gradients_per_step else "value"
     return {
@@ -141,8 +141,10 @@ def _number(value: float) -> float | None:
 def measure_bias(kernel: Kernel, block: BlockRun, seed: int) -> dict[str, Any] | None:
     """The bias meter on the watched chains' ends: E, log prior and |z| at h against h / 2; None for samplers with a test."""
     sampler = kernel.sampler
-    if not isinstance(sampler, Ula | LeimkuhlerMatthews | Kla):
-        return None
+    if not isinstance(sampler, Ula | LeimkuhlerMatthews | Kla) or sampler.step_size > (
+        kernel.tuned.stability_bound or math.inf
+    ):
+        return None  # there is no bias with a test, and no law to be biased from beyond the stability bound
     monitor = Monitor(kernel.potential)
 
     def observe(z: Tensor) -> dict[str, Tensor]:
@@ -150,6 +152,4 @@ def measure_bias(kernel: Kernel, block: BlockRun, seed: int) -> dict[str, Any] |
 
     generator = make_generator(seed, "bias", device=block.start.device)
     found = bias_meter(sampler, block.state, N_BIAS_STEPS, observe, generator)
-    return {
-        name: {k: _number(v) for k, v in asdict(d).items()} for name, d in found.items() if isinstance(d, Difference)
-    }
+    return {name: {k: _number(v) for k, v in asdict(d).items()} for name, d in found.items()}

@@ -562,3 +562,67 @@ def test_sampling_goes_on_without_the_training_data(sample, tmp_path, monkeypatc
     assert not (tmp_path / "x/nearest.png").exists() and (tmp_path / "x/grid.png").exists()
     got = sample(*QUICK, "--beta", "auto", "--out", tmp_path / "y", ALONE)
     assert got.code == 1 and "digits: gone" in got.err and not list(tmp_path.glob("*y*"))
+
+
+@pytest.mark.parametrize("where", ["a block's file", "a picture"])
+def test_an_error_after_chains_were_run_keeps_them(sample, tmp_path, monkeypatch, where):
+    """A full disk at the second block, an error in a picture: what was done stays, and --resume ends with the right set."""
+    from gebm_cli.experiment import jobs, sampleset
+
+    argv = [*QUICK, ALONE, "--format", "npz"]
+    with monkeypatch.context() as patch:
+        if where == "a picture":
+
+            def full(*_):
+                raise MemoryError("no room")
+
+            patch.setattr(sampleset, "save_chain_grid", full)
+        else:
+            write, calls = jobs.write_checkpoint, []
+
+            def full(path, *rest):
+                calls.append(path)
+                if len(calls) == 2:
+                    raise GebmError(f"{path}: cannot be written: No space left on device")
+                write(path, *rest)
+
+            patch.setattr(jobs, "write_checkpoint", full)
+        assert sample(*argv, "--out", tmp_path / "a").code == 1
+    assert (tmp_path / ".a.partial/block-00000.pt").is_file() and not (tmp_path / "a").exists()
+    assert sample("--resume", tmp_path / "a").code == 0
+    assert sample(*argv, "--out", tmp_path / "b").code == 0
+    assert_same_set(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_damaged_item_alone_is_drawn_again(sample, tmp_path, monkeypatch):
+    """The file of a block is cut short while the set waits: the error says so, and the next --resume draws that block."""
+    from gebm_cli.experiment import sampleset
+
+    def full(*_):
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampleset, "save_chain_grid", full)
+        assert sample(*QUICK, ALONE, "--out", tmp_path / "a").code == 1
+    item = tmp_path / ".a.partial/block-00001.pt"
+    item.write_bytes(item.read_bytes()[:100])
+    got = sample("--resume", tmp_path / "a")
+    assert got.code == 1 and "was damaged and is removed" in got.err and "--resume" in got.err
+    assert sample("--resume", tmp_path / "a").code == 0
+
+
+def test_a_device_that_is_not_there_leaves_no_folder(sample, job):
+    """--device cuda without CUDA: a sentence, exit 2, and no name is kept."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    before = sorted((job / "runs/digits-001/samples").iterdir()) if (job / "runs/digits-001/samples").exists() else []
+    assert sample("--device", "cuda").code == 2
+    samples = job / "runs/digits-001/samples"
+    assert (sorted(samples.iterdir()) if samples.exists() else []) == before
+
+
+def test_one_failing_set_does_not_cost_the_others(sample, tmp_path):
+    """Of a sweep over step sizes one accepts nothing: its message is told, the table has the other, exit 1."""
+    got = sample("--sampler", "mala", "--step-size", "auto,1e6", *QUICK, ALONE, "--out", tmp_path / "s")
+    assert got.code == 1 and "no proposal of 4 steps was accepted" in got.err and "1 of 2 sets failed" in got.err
+    assert "mala-001" in got.out and (tmp_path / "s/mala-001/sample.yaml").is_file()

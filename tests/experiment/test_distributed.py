@@ -42,7 +42,7 @@ def test_torchrun_is_joined_once(untouched):
     joined = []
     untouched.setenv("WORLD_SIZE", "2")
     untouched.setattr(dist, "is_initialized", lambda: bool(joined))
-    untouched.setattr(dist, "init_process_group", joined.append)
+    untouched.setattr(dist, "init_process_group", lambda backend, timeout: joined.append((backend, timeout.days)))
     untouched.setattr(dist, "get_rank", lambda: 1)
     untouched.setattr(dist, "get_world_size", lambda: 2)
-    assert join_world() == World(1, 2) == join_world() and joined == ["gloo"]
+    assert join_world() == World(1, 2) == join_world() and joined == [("gloo", 7)]

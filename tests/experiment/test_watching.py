@@ -164,7 +164,7 @@ def test_the_verdict_looks_at_the_second_half_or_after_the_warm_up(keys, n, firs
     assert told["nested_rhat"] == pytest.approx(mixing.worst_nested_rhat, rel=1e-4)
     assert told["ess_bulk"] == pytest.approx(mixing.least_ess_bulk, rel=1e-4)
     assert told["ess_tail"] == pytest.approx(mixing.least_ess_tail, rel=1e-4)
-    share = (n - first) / n
+    share = (n - first) / (n - 1)
     per = "gradient" if sampler == "ula" else "value"
     assert told[f"ess_per_{per}"] == pytest.approx(told["ess_bulk"] / (share * 40 * N_WATCHED), rel=1e-3)
     assert told["ess_per_second"] == pytest.approx(told["ess_bulk"] / (share * 8.0), rel=1e-3)

@@ -35,11 +35,13 @@ class Prdc:
     density_error: float
 
 
-def prdc(real: Tensor, fake: Tensor, k: int = 5, block_size: int = 1000) -> Prdc:
+def prdc(real: Tensor, fake: Tensor, k: int = 5, block_size: int = 1000, real_radii: Tensor | None = None) -> Prdc:
     """Precision, recall, density and coverage of fake features (m, d) against real ones (n, d), any n and m above k.
 
     All scores depend on n, m and k; compare only at equal ones. k = 5 is Naeem's for density and coverage, k = 3
     Kynkaanniemi's for precision and recall. Memory is O(block_size * max(n, m)), and the result the same for any block.
+
+    `real_radii`, of an earlier call of `radii(real.double(), k)`, saves their computation where one reference serves many sets.
 
     Balls are closed, as in Kynkaanniemi (equation 1); Naeem's released code has them open. It matters for duplicates only:
     a point with k copies has radius 0, and an open ball of radius 0 would not hold its own centre.
@@ -56,7 +58,9 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, block_size: int = 1000) -> Prdc
     if not (real.isfinite().all() and fake.isfinite().all()):
         raise ValueError("`real` and `fake` must be finite")
     real, fake = real.double(), fake.double()
-    real_radii, fake_radii = radii(real, k, block_size), radii(fake, k, block_size)
+    if real_radii is None:
+        real_radii = radii(real, k, block_size)
+    fake_radii = radii(fake, k, block_size)
     holders = []  # for each fake, how many real balls hold it
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     covered = recalled.clone()

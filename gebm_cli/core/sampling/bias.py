@@ -59,7 +59,7 @@ def bias_meter(
         per_move = halved / sampler.letters.count("o")
         c = math.exp(-sampler.friction * per_move)
     else:
-        halved, c = sampler.step_size / 2, 1.0
+        c = 1.0
     fine_sampler = replace(sampler, step_size=halved)
     coarse, fine, noise = state, state, CoupledNoise(generator, c)
     for _ in range(n_steps):

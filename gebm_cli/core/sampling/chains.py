@@ -30,12 +30,16 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long chains run, and at which steps (0 is the start) their positions are kept, as draws or as frames of a film."""
+    """How long chains run, and at which steps (0 is the start) their positions are kept, as draws or as frames of a film.
+
+    After step `settled` the chains count as stationary, as far as they ever do.
+    """
 
     stages: Sequence[Stage]
     n_steps: int
     draws: tuple[int, ...]
     frames: tuple[int, ...] = ()
+    settled: int = 0
 
     def stage(self, step: int) -> Stage:
         """The stage that step `step` (0-based) belongs to."""
@@ -44,13 +48,13 @@ class Plan:
 
 def refine_plan(stages: Sequence[Stage], n_steps: int) -> Plan:
     """The last position of each chain is its one draw."""
-    return Plan(stages, n_steps, (n_steps,))
+    return Plan(stages, n_steps, (n_steps,), settled=n_steps // 2)
 
 
 def sample_plan(stages: Sequence[Stage], n_warmup: int, n_steps: int, n_draws: int) -> Plan:
     """After n_warmup steps that are discarded, n_draws positions evenly spaced over n_steps more, the last one included."""
     draws = tuple(n_warmup + (i + 1) * n_steps // n_draws for i in range(n_draws))
-    return Plan(stages, n_warmup + n_steps, draws)
+    return Plan(stages, n_warmup + n_steps, draws, settled=n_warmup)
 
 
 @dataclass
@@ -107,7 +111,7 @@ class BlockRun:
         self.step = 0
         self.draws: list[Tensor] = []
         self.frames: list[Tensor] = []
-        self.tally = Tally(keep, plan.draws[0] // 2 if len(plan.draws) == 1 else plan.draws[0])
+        self.tally = Tally(keep, plan.settled)
         self._collect()
 
     @property

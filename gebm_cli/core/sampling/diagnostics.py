@@ -256,7 +256,7 @@ EXP_CAP = 30.0
 class Ratios:
     """Means over log Metropolis ratios r with standard errors: of exp(r), 1 when stationary, and of the balance, 0.
 
-    `n` ratios entered, `skipped` were nan, and `capped` were above 30, where exp(r) was taken as exp(30).
+    `n` ratios entered, `skipped` were not finite, and `capped` were above 30, where exp(r) was taken as exp(30).
     """
 
     n: int
@@ -284,7 +284,7 @@ class RatioMeter:
     sums: Tensor | None = None
 
     def update(self, log_ratio: Tensor) -> RatioMeter:
-        """With one more step of the same chains, (n_chains,); nan is counted and left out.
+        """With one more step of the same chains, (n_chains,); those that are not finite are counted and left out.
 
         Raises:
             ValueError: another number of chains than before.
@@ -293,10 +293,10 @@ class RatioMeter:
             raise ValueError(
                 f"`log_ratio` must be ({len(self.sums)},), one for each chain, got {tuple(log_ratio.shape)}"
             )
-        valid = ~log_ratio.isnan()
+        valid = torch.isfinite(log_ratio)
         r = log_ratio.detach().double().nan_to_num(0.0, math.inf, -math.inf)
         values = (r.clamp(max=EXP_CAP).exp(), r.sigmoid() * (r / 2).tanh())
-        columns = (valid, ~valid, r > EXP_CAP, *(torch.where(valid, value, 0.0) for value in values))
+        columns = (valid, ~valid, valid & (r > EXP_CAP), *(torch.where(valid, value, 0.0) for value in values))
         new = torch.stack([column.double() for column in columns], 1)
         return RatioMeter(new if self.sums is None else self.sums + new)
 

@@ -25,8 +25,8 @@ class Kla:
 
     `baoab` (default; Leimkuhler and Matthews 2013), `obabo` (Bussi and Parrinello 2007), and `gebm` = `aboba`, the scheme of
     Arbel et al. 2021. All three are exact in position on a Gaussian but obabo, of variance 1 / (K (1 - h^2 K / 4)); elsewhere
-    baoab's bias is 5 to 20 times smaller at high friction. A splitting that does not read the same backwards has a bias of first
-    order. The gradient is evaluated where a B follows an A, so all of these cost one gradient a step.
+    baoab's bias is 5 to 20 times smaller at high friction. A splitting that does not read the same backwards has in
+    general a bias of first order. The gradient is evaluated where a B follows an A, so all of these cost one gradient a step.
     Deviation: the reference GEBM code starts at v = 0, which shrinks latents towards 0.
     """
 

@@ -85,6 +85,8 @@ class ReplicaExchange:
     def _energy(self, state: State, rung: int) -> Tensor:
         """E of points kept as states of a rung, from their potential: no network is called. Infinite where it or its slope is
         unknown: such a point has no weight, and sinks."""
+        if not self.betas[rung]:
+            return torch.zeros_like(state.potential)  # beta = 0 throughout: energies are not known and weigh nothing
         energy = (state.potential + self.potential.prior.log_prob(state.position).double()) / self.betas[rung]
         return torch.where(finite(state) & torch.isfinite(energy), energy, torch.inf)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,7 @@ from gebm_cli.core.models.networks import (
     conv_base,
     conv_energy,
     count_parameters,
+    freeze,
     mlp,
     sngan_base,
     sngan_energy,
@@ -204,3 +206,25 @@ def test_mlp_has_second_derivatives():
     network = mlp(2, 1, 8, 2)
     hessian = torch.autograd.functional.hessian(lambda v: network(v).sum(), torch.randn(2))
     assert hessian.abs().max() > 1e-4, hessian
+
+
+def test_freezing_leaves_the_numbers_of_eval_mode():
+    """Spectral norm is taken out as eval mode has it, also from a network in training mode, whose next call would change it."""
+    torch.manual_seed(0)
+    energy, x = Energy(conv_energy((1, 8, 8), 4, with_spectral_norm=True)), torch.randn(3, 1, 8, 8)
+    energy.eval()
+    expected = energy(x)
+    energy.train()
+    frozen = freeze(energy)
+    assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
+    assert not any(parametrize.is_parametrized(m) for m in frozen.modules())
+    assert torch.allclose(frozen(x), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_users_module_is_frozen_as_it_is():
+    """Copies of a normalised block share a class, so nothing is taken out of them; they work on."""
+    block = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4))
+    module = torch.nn.Sequential(block, copy.deepcopy(block))
+    x = torch.randn(2, 4)
+    expected = module.eval()(x)
+    assert torch.equal(freeze(module.train(), own=False)(x), expected) and not module.training

@@ -399,14 +399,14 @@ def test_standard_errors_allow_for_autocorrelation():
 
 
 def test_ratios_that_are_not_finite():
-    """nan is skipped, -inf is a certain rejection, +inf enters exp at the cap and the balance at its limit 1."""
+    """nan and both infinities are skipped: where U is not finite there is no reverse move to balance; 31 enters at the cap."""
     r = torch.tensor([math.nan, 0.0, -math.inf, math.inf, 31.0])
     result = RatioMeter().update(r).finish()
-    assert (result.n, result.skipped, result.capped) == (4, 1, 2)
-    assert result.mean_exp == pytest.approx((1 + 0 + 2 * math.exp(30)) / 4, rel=1e-12)
-    assert result.balance == pytest.approx((0 + 0 + 1 + 1) / 4, abs=1e-12)
+    assert (result.n, result.skipped, result.capped) == (2, 3, 1)
+    assert result.mean_exp == pytest.approx((1 + math.exp(30)) / 2, rel=1e-12)
+    assert result.balance == pytest.approx((0 + 1) / 2, abs=1e-12)
     assert math.isfinite(result.mean_exp_error) and math.isfinite(result.balance_error)
-    assert result.balance_error == pytest.approx(np.std([0, 0, 1, 1], ddof=1) / 2, rel=1e-9)
+    assert result.balance_error == pytest.approx(np.std([0, 1], ddof=1) / math.sqrt(2), rel=1e-9)
 
 
 def test_a_chain_that_gave_only_nan_is_no_chain():
