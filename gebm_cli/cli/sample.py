@@ -252,7 +252,7 @@ def _attempt(order: Order, device: str, allow_plugins: bool) -> dict[str, Any]:
         if _world().size > 1:
             raise  # the other processes wait for this set, and must not wait for ever
         print(f"gebm: {order.out.name}: {error}", file=sys.stderr)
-        return {"error": str(error)}
+        return {"set": "failed", "error": str(error)}
 
 
 def _finish_sweep(run: Run, results: list[dict[str, Any]], comparing: bool, json: bool) -> None:
@@ -261,9 +261,11 @@ def _finish_sweep(run: Run, results: list[dict[str, Any]], comparing: bool, json
     table: dict[str, Any] = {"run": run.name, "sets": results}
     files = keep_comparison(run, results, "compare" if comparing else "sweep")
     print_result(table | {"files": files}, json, f"{sweep_table(results)}\n{', '.join(files)}")
-    failed = [r["set"] for r in results if "error" in r]
+    failed = [r["label"] for r in results if "error" in r]
     if failed:
-        raise GebmError(f"{len(failed)} of {len(results)} sets failed: {', '.join(failed)}; the messages above say why")
+        raise GebmError(
+            f"{len(failed)} of {len(results)} sets failed ({'; '.join(failed)}); the messages above say why"
+        )
 
 
 def _finish(order: Order, device: str, allow_plugins: bool, json: bool) -> None:

@@ -114,7 +114,12 @@ def describe_sampler(result: dict[str, Any]) -> str:
         lines.append(f"bias of the step size (the step minus half of it, in standard deviations): {', '.join(shown)}")
     if "verdict" in result:
         lines.append(result["verdict"])
-    unit = next((u for u in ("gradient", "value") if result.get(f"ess_per_{u}") is not None), None)
+    # Of chains that have not mixed the number would only say how many there are.
+    unit = (
+        None
+        if not result.get("mixed")
+        else next((u for u in ("gradient", "value") if result.get(f"ess_per_{u}") is not None), None)
+    )
     if unit is not None:
         rate, speed = result[f"ess_per_{unit}"], result["ess_per_second"]
         lines.append(f"effective draws: {rate:.3g} per {unit}, {speed:.3g} per second of the watched chains")

@@ -139,7 +139,9 @@ def _assemble(
     kept = [
         (step, z.to(jobs.device)) for step, z in zip(jobs.frames_of(0), first["frames"], strict=True) if step in film
     ]
-    save_grid(folder / "grid.png", writer.first, started[: len(writer.first)])
+    # A long chain's start says nothing of the base: many samples share it.
+    beside = started[: len(writer.first)] if kernel.mode == "refine" else None
+    save_grid(folder / "grid.png", writer.first, beside)
     sampleset.chain_pictures(folder, jobs.gebm, kernel.potential, jobs.keeps[0], kept)
     sampleset.extremes_picture(folder, writer.first, torch.cat(found.energies)[: len(writer.first)])
     if jobs.items[-1] == WATCHED:
@@ -152,6 +154,10 @@ def _assemble(
             warn(f"nearest.png is left out: {training}")
         else:
             described["nearest_training_distance"] = sampleset.nearest_picture(folder, writer.first, training)
+    gone = found.diverged()
+    if gone is not None:
+        described |= {"verdict": gone, "mixed": False}
+        warn(gone)
     described |= provenance()
     write_yaml(folder / "sample.yaml", described)
     for item in jobs.items:
@@ -224,6 +230,16 @@ class Found:
         memory = job["state"].get("memory")
         if memory is not None and memory.dtype == torch.bool and memory.dim() == 1:
             self.finished += float(memory[:keep].sum())
+
+    def diverged(self) -> str | None:
+        """A verdict that comes before any on mixing: chains that left for infinity are no samples, however plausible they look."""
+        start, end = (torch.cat(z).double().square().mean().sqrt().item() for z in zip(*self.ends, strict=True))
+        if 2 * self.stuck <= self.chains and end <= 5 * start:
+            return None
+        return (
+            f"diverged: {self.stuck} of {self.chains} chains ended at energies that are not finite, and latents became "
+            f"{end / start:.3g} times as long; do not use these samples; take --step-size auto or a smaller beta"
+        )
 
     def describe(self, kernel: Kernel) -> dict[str, Any]:
         steps = self.chains * self.n_steps

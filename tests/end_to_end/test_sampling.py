@@ -626,3 +626,21 @@ def test_one_failing_set_does_not_cost_the_others(sample, tmp_path):
     got = sample("--sampler", "mala", "--step-size", "auto,1e6", *QUICK, ALONE, "--out", tmp_path / "s")
     assert got.code == 1 and "no proposal of 4 steps was accepted" in got.err and "1 of 2 sets failed" in got.err
     assert "mala-001" in got.out and (tmp_path / "s/mala-001/sample.yaml").is_file()
+
+
+def test_chains_that_left_for_infinity_are_called_diverged(sample, tmp_path):
+    """Far beyond the stability bound an unadjusted chain explodes; the record and stderr say not to use what looks like samples."""
+    got = sample(
+        "--step-size",
+        "50",
+        "--n-samples",
+        "20",
+        "--n-steps",
+        "8",
+        "sample.block_size=20",
+        "--out",
+        tmp_path / "x",
+        "--json",
+    )
+    assert got.json["verdict"].startswith("diverged: ") and got.json["mixed"] is False
+    assert "do not use these samples" in got.err
