@@ -41,6 +41,7 @@ from gebm_cli.experiment.schema import Experiment
 
 if TYPE_CHECKING:
     from gebm_cli.experiment.jobs import Order
+    from gebm_cli.experiment.tracking import Scorer
 
 
 class Format(StrEnum):
@@ -134,7 +135,7 @@ def sample(
     if resume is not None:
         rest = {"--run": run, "--out": out, "--format": format, str(experiment): experiment}
         _refuse_beside_resume(flags, [*keys, *(name for name, given in rest.items() if given)], compare is not None)
-        _finish(_resumed(resume), device, allow_plugins, json)
+        _resume(resume, device, allow_plugins, json)
         return
     for key in keys:
         if not key.startswith("sample."):
@@ -217,8 +218,10 @@ def _draw_all(
     """One set for each setting; several of them end in a table, and compared samplers in a plot."""
     from gebm_cli.experiment.files import require_free
     from gebm_cli.experiment.jobs import Order
+    from gebm_cli.experiment.tracking import Scorer
 
-    several, kind = len(settings) > 1, resolve(device).type
+    several, where = len(settings) > 1, resolve(device)
+    scorer = Scorer(run, where)  # one for all sets: the reference's features are computed once
     if out is not None and not several:
         require_free(out)
     results: list[dict[str, Any]] = []
@@ -230,22 +233,22 @@ def _draw_all(
             stem = "base" if keys.sampler == "none" else keys.sampler
             parent = out if out is not None else run.path / "samples"
             target = _world().from_first(make_numbered(parent, stem) if _world().first else Path())
-        order = Order(run, keys, run.seed if seed is None else seed, target, as_npz, kind)
+        order = Order(run, keys, run.seed if seed is None else seed, target, as_npz, where.type)
         if not several:
-            _finish(order, device, allow_plugins, json)
+            _finish(order, scorer, allow_plugins, json)
             return
         label = sweep_label(one, [other for other, _, _ in settings])
         results.append(
-            {"set": target.name, "label": label, "sampler": keys.sampler, **_attempt(order, device, allow_plugins)}
+            {"set": target.name, "label": label, "sampler": keys.sampler, **_attempt(order, scorer, allow_plugins)}
         )
     if _world().first:
         _finish_sweep(run, results, comparing, json)
 
 
-def _attempt(order: Order, device: str, allow_plugins: bool) -> dict[str, Any]:
+def _attempt(order: Order, scorer: Scorer, allow_plugins: bool) -> dict[str, Any]:
     """One set of several: a failure of its own is told and noted, and the others go on."""
     try:
-        return _drawn(order, device, allow_plugins)
+        return _drawn(order, scorer, allow_plugins)
     except (UsageError, InterruptedRun):
         raise
     except GebmError as error:
@@ -268,21 +271,19 @@ def _finish_sweep(run: Run, results: list[dict[str, Any]], comparing: bool, json
         )
 
 
-def _finish(order: Order, device: str, allow_plugins: bool, json: bool) -> None:
-    result = _drawn(order, device, allow_plugins)
+def _finish(order: Order, scorer: Scorer, allow_plugins: bool, json: bool) -> None:
+    result = _drawn(order, scorer, allow_plugins)
     if _world().first:
         print_result(result, json, describe_sampler(result))
 
 
-def _drawn(order: Order, device: str, allow_plugins: bool) -> dict[str, Any]:
+def _drawn(order: Order, scorer: Scorer, allow_plugins: bool) -> dict[str, Any]:
     """Draw one set, with progress; returns what --json prints."""
     from gebm_cli.experiment.drawing import draw
-    from gebm_cli.experiment.tracking import Scorer
 
-    where = resolve(device)
-    scorer = Scorer(order.run, where) if order.keys.track and order.keys.sampler != "none" else None
+    tracker = scorer if order.keys.track and order.keys.sampler != "none" else None
     with phases(order.out.name) as begin:
-        described = draw(order, where, begin, _warn, allow_plugins, scorer, _world())
+        described = draw(order, scorer.device, begin, _warn, allow_plugins, tracker, _world())
     hidden = ("run_path", "host", "versions", "git", "device")
     return {"out": str(order.out), "beta": None, "friction": None} | {
         k: v for k, v in described.items() if k not in hidden
@@ -299,10 +300,12 @@ def _warn(message: str) -> None:
     print(f"gebm: warning: {message}", file=sys.stderr)
 
 
-def _resumed(out: Path) -> Order:
+def _resume(out: Path, device: str, allow_plugins: bool, json: bool) -> None:
     from gebm_cli.experiment.jobs import read_order
+    from gebm_cli.experiment.tracking import Scorer
 
-    return read_order(out, open_run)
+    order = read_order(out, open_run)
+    _finish(order, Scorer(order.run, resolve(device)), allow_plugins, json)
 
 
 def _refuse_beside_resume(flags: Flags, rest: list[str], comparing: bool) -> None:

@@ -13,33 +13,34 @@ from torch import nn
 from gebm_cli.core.data import images
 from gebm_cli.core.data.dataset import Dataset, Minibatches
 from gebm_cli.core.data.toys import toy_dataset
-from gebm_cli.core.device import make_generator, seeded_construction
-from gebm_cli.core.models import networks
-from gebm_cli.core.models.adapters import ExternalBase, ExternalEnergy, UniformLatent
+from gebm_cli.core.device import make_generator
 from gebm_cli.core.models.networks import Energy, freeze
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.sampling.potential import Prior
 from gebm_cli.core.training.loop import Schedule, Training
-from gebm_cli.errors import GebmError, UsageError
+from gebm_cli.errors import GebmError
 from gebm_cli.experiment import schema
+from gebm_cli.experiment.build_models import build_base, build_energy, build_networks, build_prior
 from gebm_cli.experiment.checkpoint import latest_checkpoint, load_checkpoint
-from gebm_cli.experiment.plugins import check_plugins, load_plugin, own_prior
+from gebm_cli.experiment.plugins import check_plugins
 from gebm_cli.experiment.run import Run
 from gebm_cli.experiment.schema import Experiment
 
 TOY_SEED = 0  # a data set is the same in every run, whatever the run's seed
 
 
-def build_dataset(data: schema.Digits | schema.Cifar10 | schema.Folder | schema.Array | schema.Toy) -> Dataset:
+def build_dataset(
+    data: schema.data.Digits | schema.data.Cifar10 | schema.data.Folder | schema.data.Array | schema.data.Toy,
+) -> Dataset:
     """The data set of an experiment, in memory on the CPU; an error names the file or the remedy."""
-    if isinstance(data, schema.Digits):
+    if isinstance(data, schema.data.Digits):
         return images.digits(data.held_out)
-    if isinstance(data, schema.Cifar10):
+    if isinstance(data, schema.data.Cifar10):
         return images.cifar10(os.path.expanduser(data.root), data.download)
-    if isinstance(data, schema.Folder):
+    if isinstance(data, schema.data.Folder):
         channels = int(data.channels) if data.channels else None
         return images.folder(os.path.expanduser(data.path), data.size, channels, data.held_out)
-    if isinstance(data, schema.Array):
+    if isinstance(data, schema.data.Array):
         return images.array(os.path.expanduser(data.path), data.held_out)
     return toy_dataset(data.name, data.n, data.noise_std, TOY_SEED)
 
@@ -47,86 +48,12 @@ def build_dataset(data: schema.Digits | schema.Cifar10 | schema.Folder | schema.
 def dataset_at_hand(experiment: Experiment) -> Dataset | str:
     """The data set of an experiment where it can be read without a download, else a sentence that says why not."""
     data = experiment.data
-    if isinstance(data, schema.Cifar10):
+    if isinstance(data, schema.data.Cifar10):
         data = data.model_copy(update={"download": False})
     try:
         return build_dataset(data)
     except (GebmError, OSError) as error:
         return f"the data set cannot be read ({error})"
-
-
-def build_base(
-    experiment: Experiment, shape: tuple[int, ...], seed: int, allow_plugins: bool = False, place: str = ""
-) -> nn.Module:
-    """The base network, initialised from the seed; a user's own where `allow_plugins`.
-
-    Args:
-        place: the file that an error about a plug-in names before the key, followed by ": "; may be empty.
-    """
-    base, latent = experiment.base, experiment.latent_dim
-    with seeded_construction(seed, "base"):
-        if isinstance(base, schema.ConvBase):
-            network: nn.Module = networks.conv_base(latent, shape, base.width)
-        elif isinstance(base, schema.SnganBase):
-            network = networks.sngan_base(latent, shape)
-        elif isinstance(base, schema.MlpBase):
-            network = networks.mlp(latent, shape[0], base.width, base.depth)
-        elif isinstance(base, schema.ExternalBase):
-            module = load_plugin(base.factory, base.weights, f"{place}base", allow_plugins)
-            network = ExternalBase(module, base.factory, base.latent_shape)
-        else:
-            network = networks.Circle()
-    return UniformLatent(network) if experiment.prior == "uniform" else network
-
-
-def build_prior(experiment: Experiment, base: nn.Module) -> Prior:
-    """The law of the variable the chains move on: N(0, I), also for uniform latents, or what an external base brings.
-
-    Raises:
-        UsageError: the base's own prior does not do what it must, or `prior: uniform` was asked for beside it.
-    """
-    own = own_prior(base.base if isinstance(base, UniformLatent) else base, experiment.latent_dim)
-    if own is not None and experiment.prior == "uniform":
-        raise UsageError("prior: uniform contradicts base.factory, whose module has a prior of its own; leave it out")
-    return NormalPrior(experiment.latent_dim) if own is None else own
-
-
-def build_energy(
-    experiment: Experiment,
-    shape: tuple[int, ...],
-    seed: int,
-    stage: str,
-    allow_plugins: bool = False,
-    place: str = "",
-) -> Energy:
-    """The energy (in `train-base`, the critic), initialised from the seed and the stage; a user's own where allowed."""
-    energy = experiment.energy
-    with seeded_construction(seed, "energy", stage):
-        if isinstance(energy, schema.ConvEnergy):
-            return Energy(networks.conv_energy(shape, energy.width, energy.spectral_norm))
-        if isinstance(energy, schema.SnganEnergy):
-            return Energy(networks.sngan_energy(shape))
-        if isinstance(energy, schema.ExternalEnergy):
-            module = load_plugin(energy.factory, energy.weights, f"{place}energy", allow_plugins)
-            return Energy(ExternalEnergy(module, energy.factory, energy.output == "logit"))
-        return Energy(networks.mlp(shape[0], 1, energy.width, energy.depth))
-
-
-def build_networks(
-    experiment: Experiment,
-    shape: tuple[int, ...],
-    seed: int,
-    stage: str,
-    device: torch.device,
-    allow_plugins: bool = False,
-    place: str = "",
-) -> tuple[nn.Module, Prior, Energy]:
-    """Base, prior and energy on a device, initialised from the seed; plug-ins have been checked."""
-    base = build_base(experiment, shape, seed, allow_plugins, place).to(device)
-    prior = build_prior(experiment, base)
-    energy = build_energy(experiment, shape, seed, stage, allow_plugins, place).to(device)
-    check_plugins(base, energy, prior, shape)
-    return base, prior, energy
 
 
 def build_training(
@@ -143,9 +70,11 @@ def build_training(
     The training data move to the device as they are (uint8 for images) and stay there.
     """
     of_base = stage == "train-base"
-    keys: schema.TrainBase | schema.TrainEnergy = experiment.train_base if of_base else experiment.train_energy
+    keys: schema.training.TrainBase | schema.training.TrainEnergy = (
+        experiment.train_base if of_base else experiment.train_energy
+    )
     critic = {}
-    if isinstance(keys, schema.TrainBase):
+    if isinstance(keys, schema.training.TrainBase):
         critic = {
             "critic_steps": keys.critic_steps,
             "burst_critic_steps": keys.burst_critic_steps,
@@ -166,7 +95,7 @@ def build_training(
         noise_std=keys.noise_std,
         lr_log_partition=keys.lr_log_partition,
         linear_schedule=keys.lr_schedule == "linear",
-        ema_halflife_steps=keys.ema_halflife_steps if isinstance(keys, schema.TrainBase) else None,
+        ema_halflife_steps=keys.ema_halflife_steps if isinstance(keys, schema.training.TrainBase) else None,
     )
 
 

@@ -129,7 +129,8 @@ def _assemble(
             z = z.to(jobs.device)
             writer.add(z[:keep], sampleset.decode(jobs.gebm, z)[:keep])
             found.energies.append(kernel.potential.energy_at(z)[:keep].cpu())
-            if len(started) < len(writer.first):  # each draw of a chain is shown beside the chain's start
+            # A long chain's start says nothing of the base: many samples share it.
+            if kernel.mode == "refine" and len(started) < len(writer.first):
                 begun = sampleset.decode(jobs.gebm, saved["job"]["start"].to(jobs.device))[:keep]
                 started = torch.cat([started, begun]) if len(started) else begun
     writer.close()
@@ -139,7 +140,6 @@ def _assemble(
     kept = [
         (step, z.to(jobs.device)) for step, z in zip(jobs.frames_of(0), first["frames"], strict=True) if step in film
     ]
-    # A long chain's start says nothing of the base: many samples share it.
     beside = started[: len(writer.first)] if kernel.mode == "refine" else None
     save_grid(folder / "grid.png", writer.first, beside)
     sampleset.chain_pictures(folder, jobs.gebm, kernel.potential, jobs.keeps[0], kept)

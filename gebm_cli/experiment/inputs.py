@@ -14,7 +14,7 @@ from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.build import build_dataset
 from gebm_cli.experiment.files import read_yaml
 from gebm_cli.experiment.run import Run, open_run
-from gebm_cli.experiment.schema import Cifar10, Digits, Toy
+from gebm_cli.experiment.schema.data import Cifar10, Digits, Toy
 
 TOYS = ("ring", "grid", "two-moons", "thin-manifold")
 SPLITS = ("train", "held-out")

@@ -20,7 +20,7 @@ from gebm_cli.core.sampling.state import Sampler
 from gebm_cli.core.sampling.tuning import Tuned, pilot_steps, tune
 from gebm_cli.errors import GebmError
 from gebm_cli.experiment.build import Gebm
-from gebm_cli.experiment.schema import SAMPLE_STEPS, Sample
+from gebm_cli.experiment.schema.sampling import SAMPLE_STEPS, Sample
 
 N_STAGES = 8
 MEASURED = ("steepness", "log_bound", "shift", "log_partition")  # by tuning, for dot, drs and dgflow

@@ -81,7 +81,7 @@ def require_allowed(experiment: Experiment, allowed: bool, place: str = "") -> N
         UsageError: they are not; the message names the function that would run.
     """
     for key, section in (("base", experiment.base), ("energy", experiment.energy)):
-        if isinstance(section, schema.ExternalBase | schema.ExternalEnergy) and not allowed:
+        if isinstance(section, schema.networks.ExternalBase | schema.networks.ExternalEnergy) and not allowed:
             raise _not_allowed(section.factory, f"{place}{key}")
 
 

@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 from gebm_cli.experiment.key_reference import UNIONS, meaning_of, reference, type_of
 from gebm_cli.experiment.load import models_in
-from gebm_cli.experiment.schema import Experiment, Folder, Sample, TrainBase
+from gebm_cli.experiment.schema import Experiment, Sample, TrainBase
+from gebm_cli.experiment.schema.data import Folder
 
 PAGE = Path(__file__).parents[2] / "docs" / "experiment-files.md"
 

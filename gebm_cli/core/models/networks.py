@@ -38,9 +38,9 @@ class Circle(nn.Module):
         return nn.functional.normalize(z, dim=1)
 
 
-def conv_base(latent_dim: int, shape: Shape, width: int) -> nn.Sequential:
+def conv_base(latent_dim: int, shape: Shape, width: int, batch_norm: bool = False) -> nn.Sequential:
     """Linear, then one transposed convolution (4x4, stride 2) per doubling, ReLU between, tanh: DCGAN (Radford et al. 2016)
-    without batch norm. `width` is the number of channels at half the resolution; it doubles at each halving.
+    with or without batch norm. `width` is the number of channels at half the resolution; it doubles at each halving.
 
     Raises:
         UsageError: the image is not square with a side of s * 2^k, s in {2, 3, 5, 7} and k at least 1.
@@ -49,6 +49,7 @@ def conv_base(latent_dim: int, shape: Shape, width: int) -> nn.Sequential:
     widths = [width * 2**i for i in reversed(range(doublings))]
     layers: list[nn.Module] = [nn.Linear(latent_dim, widths[0] * start**2), nn.Unflatten(1, (widths[0], start, start))]
     for wide_in, wide_out in pairwise([*widths, channels]):
+        layers += [nn.BatchNorm2d(wide_in)] if batch_norm else []
         layers += [nn.ReLU(), nn.ConvTranspose2d(wide_in, wide_out, 4, 2, 1)]
     return nn.Sequential(*layers, nn.Tanh())
 

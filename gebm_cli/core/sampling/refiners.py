@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gebm_cli.core.sampling.global_moves import log_weight, reservoir, usable
 from gebm_cli.core.sampling.potential import TiltedPotential
-from gebm_cli.core.sampling.state import Info, State, finite, normal, per_chain, select, uniform
+from gebm_cli.core.sampling.state import Info, State, finite, normal, per_chain, select, unadjusted, uniform
 
 Divergence = Literal["kl", "js", "logd"]
 
@@ -48,7 +48,7 @@ class Dot:
         radial = (z * force).flatten(1).sum(1) / squared(z).flatten()
         force = force - per_chain(radial, z) * z
         new = _tilted(self.potential, z - self.step_size * force)._replace(memory=state.memory)
-        return _descent(new, state)
+        return unadjusted(new, state)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class DgFlow:
         weight = {"kl": torch.ones_like(d), "js": d.sigmoid(), "logd": (-d).sigmoid()}[self.divergence]
         drift = -per_chain(weight.to(state.position.dtype), state.position) * state.gradient
         noise = math.sqrt(2 * self.step_size * self.noise) * normal(state.position, generator)
-        return _descent(_tilted(self.potential, state.position + self.step_size * drift + noise), state)
+        return unadjusted(_tilted(self.potential, state.position + self.step_size * drift + noise), state)
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,3 @@ def _tilted(potential: TiltedPotential, z: Tensor) -> State:
     energy, gradient = potential.energy_and_grad(z)
     value = potential.beta * energy - potential.prior.log_prob(z).double()
     return State(z, value, potential.beta * gradient)
-
-
-def _descent(new: State, old: State) -> tuple[State, Info]:
-    ok = finite(new)
-    return select(ok, new, old), Info(ok, ~ok)

@@ -49,7 +49,8 @@ class ReplicaExchange:
     def step(self, state: State, generator: torch.Generator) -> tuple[State, Info]:
         assert state.memory is not None
         n, k = state.memory.shape
-        everyone = _state([torch.cat(p) for p in zip(*[_parts(r) for r in self._rungs(state)], strict=True)])
+        together = [s for s in (state.ladder, state) if s is not None]
+        everyone = _state([torch.cat(p) for p in zip(*map(_parts, together), strict=True)])
         moved, local = Mala(self._of_all(state.position), self.step_size).step(everyone, generator)
         rungs = self._split(moved, n)
         fresh_z = self.potential.prior.sample(n, generator)
@@ -99,7 +100,7 @@ class ReplicaExchange:
         """U and its gradient at another beta: U = -log eta + beta E is linear in beta, so no network is called."""
         if self.betas[old] == self.betas[new]:
             return state
-        ratio = self.betas[new] / self.betas[old] if self.betas[old] else 1.0  # at beta = 0 all rungs are the prior
+        ratio = self.betas[new] / self.betas[old]
         with torch.enable_grad():
             z = state.position.detach().requires_grad_()
             prior = -self.potential.prior.log_prob(z).double()
@@ -112,13 +113,6 @@ class ReplicaExchange:
 
     def _split(self, state: State, n: int) -> list[State]:
         return [_state([p[i * n : (i + 1) * n] for p in _parts(state)]) for i in range(len(self.betas))]
-
-    def _rungs(self, state: State) -> list[State]:
-        if state.ladder is None:
-            return [_state(_parts(state))]
-        n = len(state.position)
-        below = [_state([p[i * n : (i + 1) * n] for p in _parts(state.ladder)]) for i in range(len(self.betas) - 1)]
-        return [*below, _state(_parts(state))]
 
     def _joined(self, rungs: list[State], memory: Tensor) -> State:
         *below, top = rungs

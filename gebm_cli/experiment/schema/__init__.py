@@ -1,0 +1,100 @@
+"""The one definition of every key of an experiment file: type, default, range, unit and meaning.
+
+The key reference in docs/ and all error messages are generated from these models. Values arrive as the
+text the user wrote (see `load`), and pydantic converts each one by the type declared here. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from gebm_cli.experiment.schema.common import Section, Seed, Width
+from gebm_cli.experiment.schema.data import Data
+from gebm_cli.experiment.schema.networks import Base, Energy, ExternalBase, as_list
+from gebm_cli.experiment.schema.sampling import Evaluate, Sample, TwoSampleTest
+from gebm_cli.experiment.schema.training import TrainBase, TrainEnergy
+
+__all__ = ["Evaluate", "Experiment", "Sample", "Section", "TrainBase", "TrainEnergy", "TwoSampleTest"]
+
+
+class Experiment(Section):
+    """Everything that defines a run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)] = Field(
+        description="Name of the experiment; its runs are folders NAME-001, NAME-002, ..."
+    )
+    seed: Seed | None = Field(None, description="Seed of everything random; drawn and recorded when null.")
+    data: Data
+    latent_dim: Width = Field(100, description="Dimension d of the latent z.")
+    prior: Literal["normal", "uniform"] = Field(
+        "normal",
+        description="Law of the latent: N(0, I), or U(-1, 1) in every coordinate as older GANs use it. The chains move on "
+        "u ~ N(0, I) in either case; uniform gives the base z = erf(u / sqrt 2).",
+    )
+    base: Base
+    energy: Energy
+    train_base: TrainBase = Field(default_factory=lambda: TrainBase())
+    train_energy: TrainEnergy = Field(default_factory=lambda: TrainEnergy())
+    sample: Sample = Field(default_factory=lambda: Sample())
+    evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
+    two_sample_test: TwoSampleTest = Field(default_factory=lambda: TwoSampleTest())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, value: Any) -> Any:
+        """A section left empty in the file (`sample:` with nothing below) means its defaults."""
+        optional = ("train_base", "train_energy", "sample", "evaluate", "two_sample_test")
+        if isinstance(value, dict):
+            return {k: ({} if v is None and k in optional else v) for k, v in value.items()}
+        return value
+
+    @property
+    def trains_base(self) -> bool:
+        """False where the base is fixed: its runs begin with train-energy."""
+        return self.base.kind not in ("circle", "external")
+
+    @property
+    def trains_energy(self) -> bool:
+        """False where the energy is the user's own: it is sampled as it is."""
+        return self.energy.kind != "external"
+
+    @model_validator(mode="after")
+    def _networks_fit_the_data(self) -> Experiment:
+        """Points in the plane need networks for points, images need networks for images; the user's own fit either."""
+        points, for_points = self.data.kind == "toy", ("mlp", "circle")
+        for key, kind in (("base", self.base.kind), ("energy", self.energy.kind)):
+            if kind != "external" and points != (kind in for_points):
+                fit = "mlp or circle" if points and key == "base" else "mlp" if points else "conv or sngan"
+                raise ValueError(f"{key}.kind: {kind} does not fit data.kind: {self.data.kind}; use {fit}, or external")
+        if self.base.kind == "circle" and self.latent_dim != 2:
+            raise ValueError(f"latent_dim: {self.latent_dim} does not fit base.kind: circle; use 2")
+        return self
+
+    @model_validator(mode="after")
+    def _fixed_networks_are_not_trained(self) -> Experiment:
+        """A fixed base has no critic to start from, and a fixed energy cannot be the critic of a base."""
+        if not self.trains_base and self.train_energy.start_from_critic:
+            raise ValueError(
+                f"train_energy.start_from_critic: base.kind: {self.base.kind} is not trained, so it has no critic"
+            )
+        if self.trains_base and not self.trains_energy:
+            raise ValueError(
+                f"energy.kind: external is not trained, so base.kind: {self.base.kind} cannot be trained against it; use "
+                "base.kind external" + (" or circle" if self.data.kind == "toy" else "")
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _latent_shapes_hold_the_latent(self) -> Experiment:
+        """The shapes of an external base's latents have latent_dim numbers between them."""
+        shapes = self.base.latent_shape if isinstance(self.base, ExternalBase) else None
+        if shapes and sum(map(prod, shapes)) != self.latent_dim:
+            written = as_list(shapes[0] if len(shapes) == 1 else shapes)
+            raise ValueError(
+                f"base.latent_shape: {written} holds {sum(map(prod, shapes))} numbers, expected latent_dim: "
+                f"{self.latent_dim}; change one of them"
+            )
+        return self
