@@ -20,7 +20,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import numpy as np
 import torch
 
-from gebm_cli.core.models.networks import Energy, freeze, sngan_base, sngan_energy
+from gebm_cli.core.models.convolutional import sngan_base, sngan_energy
+from gebm_cli.core.models.networks import Energy, freeze
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.sampling.make import Options, make_sampler
 from gebm_cli.core.sampling.potential import LatentPotential

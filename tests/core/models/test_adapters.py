@@ -11,7 +11,8 @@ from scipy import stats
 from torch import nn
 
 from gebm_cli.core.models.adapters import ExternalBase, ExternalEnergy, UniformLatent
-from gebm_cli.core.models.networks import Circle, Energy, conv_base, mlp
+from gebm_cli.core.models.convolutional import conv_base
+from gebm_cli.core.models.networks import Circle, Energy, mlp
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.sampling.potential import LatentPotential
 

@@ -26,7 +26,8 @@ from targets import (
 )
 from torch import nn
 
-from gebm_cli.core.models.networks import Energy, conv_base, conv_energy, mlp
+from gebm_cli.core.models.convolutional import conv_base, conv_energy
+from gebm_cli.core.models.networks import Energy, mlp
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.sampling.hamiltonian import Hmc
 from gebm_cli.core.sampling.kinetic import Ghmc
@@ -356,7 +357,7 @@ def test_networks_are_left_as_they_were(name):
     """Sampling leaves no .grad and changes no parameter or buffer, spectral norm and batch norm included."""
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), conv_base(5, (1, 8, 8), 4)).eval()
-    energy = Energy(conv_energy((1, 8, 8), 4, with_spectral_norm=True)).eval()
+    energy = Energy(conv_energy((1, 8, 8), 4, spectral="norm")).eval()
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in (base, energy)]
     generator = seeded(29)
     sampler = build(name, LatentPotential(NormalPrior(5), base, energy, beta=1.0), 0.1)
