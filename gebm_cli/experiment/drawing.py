@@ -14,6 +14,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch import Tensor
 
 from gebm_cli.core.data.dataset import is_images
+from gebm_cli.core.data.streaming import LazyImages
 from gebm_cli.core.sampling.chains import base_block, block_keeps
 from gebm_cli.core.sampling.diagnostics import RatioMeter
 from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
@@ -152,6 +153,8 @@ def _assemble(
         training = dataset_at_hand(order.run.experiment)
         if isinstance(training, str):
             warn(f"nearest.png is left out: {training}")
+        elif isinstance(training.train, LazyImages) and len(training.train) > sampleset.MOST_DECODED:
+            warn(f"nearest.png is left out: {len(training.train)} training images would have to be decoded for it")
         else:
             described["nearest_training_distance"] = sampleset.nearest_picture(folder, writer.first, training)
     gone = found.diverged()

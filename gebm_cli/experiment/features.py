@@ -12,6 +12,7 @@ from urllib.error import URLError
 import torch
 
 from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.data.streaming import LazyImages
 from gebm_cli.core.evaluation.features import (
     CLASSIFIER_RECIPE,
     Classifier,
@@ -57,6 +58,11 @@ def _classifier(dataset: Dataset | None, device: torch.device, on_step: Callable
         raise UsageError(
             "--features classifier: learns from labelled images, and the reference has none; use --features pixels or "
             "inception, or name a labelled data set as the reference"
+        )
+    if isinstance(dataset.train, LazyImages) or isinstance(dataset.held_out, LazyImages):
+        raise UsageError(
+            f"--features classifier: learns from images in memory, and {dataset.name} is decoded from the disk as it is read; "
+            "use --features pixels or inception"
         )
     held_out_labels = dataset.held_out_labels if dataset.held_out_labels is not None else labels[:0]
     key = data_hash(dataset.train, labels, dataset.held_out)

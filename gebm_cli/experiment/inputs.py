@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.data.dataset import Data, Dataset
 from gebm_cli.core.data.images import read_array, read_folder
 from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.build import build_dataset
@@ -16,7 +14,7 @@ from gebm_cli.experiment.files import read_yaml
 from gebm_cli.experiment.run import Run, open_run
 from gebm_cli.experiment.schema.data import Cifar10, Digits, Toy
 
-TOYS = ("ring", "grid", "two-moons", "thin-manifold")
+TOYS = ("ring", "grid", "two-moons", "thin-manifold", "conditional-sine", "conditional-branches")
 SPLITS = ("train", "held-out")
 
 
@@ -28,7 +26,7 @@ class Input:
     """
 
     name: str
-    data: Tensor
+    data: Data
     run: Run | None = None
     dataset: Dataset | None = None
     stream: tuple[Any, ...] | None = None

@@ -20,6 +20,7 @@ from gebm_cli.experiment.watching import recorded_steps, traces
 N_POINTS = 2000
 N_FRAMES = 25
 N_TYPICAL = 200
+MOST_DECODED = 250_000  # training images that are decoded anew for one picture
 
 
 def frame_steps(n_steps: int) -> tuple[int, ...]:

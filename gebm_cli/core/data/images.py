@@ -17,11 +17,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.data import streaming
+from gebm_cli.core.data.dataset import Data, Dataset
+from gebm_cli.core.data.streaming import LazyImages
 from gebm_cli.core.device import make_generator
 from gebm_cli.errors import UsageError
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+STREAM_ABOVE = 2_000_000_000  # bytes of pixels; a larger folder is decoded while it is read
+# What numpy and zipfile raise on damaged array files; RuntimeError covers "is encrypted" and unknown compression.
+DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 SHUFFLE_SEED = 2021  # the held-out points are the same in every run, whatever its seed
 
 
@@ -54,15 +59,35 @@ def cifar10(root: str, download: bool) -> Dataset:
             with suppress(OSError):
                 os.rmdir(root)  # torchvision makes it before it finds no network
             what = "could not be downloaded" if download else "is not there and data.download is false"
-            raise UsageError(f"data: CIFAR-10 {what} ({_one_line(error)}); {remedy}") from None
+            raise UsageError(f"data: CIFAR-10 {what} ({one_line(error)}); {remedy}") from None
         parts.append((torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(loaded.targets)))
     return Dataset("cifar10", parts[0][0], parts[1][0], parts[0][1], parts[1][1])
 
 
-def folder(path: str, size: int | None, channels: int | None, held_out: float) -> Dataset:
-    """Every image below `path`; the names of class sub-folders, sorted, become labels 0, 1, ..."""
-    images, labels = read_folder(path, size, channels)
-    return _split(Path(path).name, images, labels, round(held_out * len(images)))
+def folder(
+    path: str, size: int | None, channels: int | None, held_out: float, workers: int = streaming.WORKERS
+) -> Dataset:
+    """Every image below `path`; the names of class sub-folders, sorted, become labels 0, 1, ...
+
+    Above 2 GB of pixels, judged by the first image, they stay on the disk and are decoded whenever they are read, by
+    `workers` threads: then a bad file is found only when it is its turn.
+    """
+    files = image_files(path)
+    first = _read_image(files[0], size, channels)
+    if isinstance(first, str) or len(files) * first.size <= STREAM_ABOVE:
+        images, labels = read_folder(path, size, channels)
+        return _split(Path(path).name, images, labels, round(held_out * len(images)))
+    shape = first.shape
+
+    def read(i: int) -> np.ndarray:
+        pixels = _read_image(files[i], size, channels)
+        problem = [f"{files[i]}: {pixels}"] if isinstance(pixels, str) else _disagreements([files[i]], [pixels], shape)
+        if problem or isinstance(pixels, str):
+            raise UsageError(problem[0])
+        return pixels
+
+    lazy = LazyImages(read, len(files), (shape[2], *shape[:2]), workers)
+    return _split(Path(path).name, lazy, _labels_of_folders(files, path), round(held_out * len(files)))
 
 
 def array(path: str, held_out: float) -> Dataset:
@@ -73,14 +98,15 @@ def array(path: str, held_out: float) -> Dataset:
     return _split(Path(path).stem, data, labels, round(held_out * len(data)))
 
 
-def _split(name: str, images: Tensor, labels: Tensor | None, held_out: int) -> Dataset:
+def _split(name: str, images: Data, labels: Tensor | None, held_out: int) -> Dataset:
     order = torch.randperm(len(images), generator=make_generator(SHUFFLE_SEED, "held-out"))
     kept, out = order[held_out:], order[:held_out]
     if len(kept) < 2:
         raise UsageError(f"{name}: {len(images)} image(s) leave {len(kept)} for training; at least 2 are needed")
+    train, rest = (images.select(i) if isinstance(images, LazyImages) else images[i] for i in (kept, out))
     if labels is None:
-        return Dataset(name, images[kept], images[out])
-    return Dataset(name, images[kept], images[out], labels[kept], labels[out])
+        return Dataset(name, train, rest)
+    return Dataset(name, train, rest, labels[kept], labels[out])
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -105,10 +131,14 @@ def read_folder(path: str, size: int | None = None, channels: int | None = None)
     if problems:
         more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UsageError("\n".join(problems[:10]) + more)
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), _labels_of_folders(files, path)
+
+
+def _labels_of_folders(files: list[Path], path: str) -> Tensor | None:
+    """The number of the folder each file lies in, (n,); None where there is one folder, or a file outside all of them."""
     classes = ["" if file.parent == Path(path) else file.parent.name for file in files]
     numbers = {name: i for i, name in enumerate(sorted(set(classes)))}
-    labels = torch.tensor([numbers[c] for c in classes]) if len(numbers) > 1 and "" not in numbers else None
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), labels
+    return torch.tensor([numbers[c] for c in classes]) if len(numbers) > 1 and "" not in numbers else None
 
 
 def image_files(path: str) -> list[Path]:
@@ -152,14 +182,14 @@ def _read_image(file: Path, size: int | None, channels: int | None) -> np.ndarra
                 picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
             pixels = np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"is not a readable image, perhaps truncated ({_one_line(error)}); remove or replace it"
+        return f"is not a readable image, perhaps truncated ({one_line(error)}); remove or replace it"
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def _disagreements(files: list[Path], arrays: list[np.ndarray]) -> list[str]:
-    """A sentence for each image whose shape is not the most common one."""
+def _disagreements(files: list[Path], arrays: list[np.ndarray], common: tuple[int, ...] | None = None) -> list[str]:
+    """A sentence for each image whose shape (h, w, c) is not the most common one, or the one given."""
     shapes = [a.shape for a in arrays]
-    common = Counter(shapes).most_common(1)[0][0]
+    common = common or Counter(shapes).most_common(1)[0][0]
     describe: Callable[[tuple[int, ...]], str] = lambda s: f"{s[1]}x{s[0]} {'grey' if s[2] == 1 else 'RGB'}"  # noqa: E731
     return [
         f"{file}: is {describe(shape)}, most images here are {describe(common)}; convert it, "
@@ -200,24 +230,13 @@ def read_array(path: str) -> tuple[Tensor, Tensor | None]:
 
 
 def _load_arrays(path: str) -> dict[str, np.ndarray]:
-    # What numpy and zipfile raise on damaged files; RuntimeError covers "is encrypted" and unknown compression.
-    damaged = (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        tokenize.TokenError,
-    )
     if not Path(path).is_file():
         what = "is a folder; use data.kind: folder" if Path(path).is_dir() else f"no such file, seen from {Path.cwd()}"
         raise UsageError(f"{path}: {what}")
     try:
         loaded = np.load(path, allow_pickle=False)
         return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except damaged as error:
+    except DAMAGED as error:
         raise UsageError(
             f"{path}: is not a readable .npy or .npz file, or holds objects ({type(error).__name__})"
         ) from None
@@ -233,5 +252,6 @@ def _labels(labels: np.ndarray | None, n: int, path: str) -> Tensor | None:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line, at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Points in the plane from known laws: ring, grid of Gaussians, two moons, and a thin support with uneven mass."""
+"""Points in the plane from known laws: ring, grid of Gaussians, two moons, a thin support with uneven mass, and y given x."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from gebm_cli.core.device import make_generator
 
 
 def draw_toy(name: str, n: int, noise_std: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """n points (n, 2) of the toy and the label of the component each came from (n,)."""
+    """n points (n, 2) of the toy and the label of the component each came from (n,).
+
+    The conditional toys have a condition x ~ U(-1, 1), without noise, in column 0, and y given x in column 1.
+    """
+    if name in _CONDITIONALS:
+        x = 2 * torch.rand(n, generator=generator) - 1
+        y, labels = _CONDITIONALS[name](x, noise_std, generator)
+        return torch.stack([x, y], 1), labels
     points, labels = _SUPPORTS[name](n, generator)
     return points + noise_std * torch.randn(n, 2, generator=generator), labels
 
@@ -63,4 +70,21 @@ def _thin_manifold(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return on_circle(angle.float()), (angle > 0).long()
 
 
+def _conditional_sine(x: Tensor, noise_std: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """y | x ~ N(sin(pi x), (noise_std (2 + x))^2): one mode, whose noise triples from left to right. The label is 0."""
+    noise = noise_std * (2 + x) * torch.randn(len(x), generator=generator)
+    return (math.pi * x).sin() + noise, torch.zeros(len(x), dtype=torch.long)
+
+
+def _conditional_branches(x: Tensor, noise_std: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """y | x = s m + noise_std n with m = x^2 + 1/4, n ~ N(0, 1), s = +-1, P(s = 1) = 1/2 + x/4. The label is 1 where s = 1.
+
+    So E[y | x] = m x / 2 and Var[y | x] = m^2 (1 - x^2 / 4) + noise_std^2.
+    """
+    upper = torch.rand(len(x), generator=generator) < 0.5 + x / 4
+    sign = torch.where(upper, 1.0, -1.0)
+    return sign * (x.square() + 0.25) + noise_std * torch.randn(len(x), generator=generator), upper.long()
+
+
 _SUPPORTS = {"ring": _ring, "grid": _grid, "two-moons": _two_moons, "thin-manifold": _thin_manifold}
+_CONDITIONALS = {"conditional-sine": _conditional_sine, "conditional-branches": _conditional_branches}

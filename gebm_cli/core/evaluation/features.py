@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gebm_cli.core.data.dataset import to_float
+from gebm_cli.core.data.dataset import Data, to_float
 from gebm_cli.core.device import seeded_construction
 
 
@@ -23,7 +23,7 @@ class Features:
     device: torch.device
     batch_size: int = 250
 
-    def __call__(self, data: Tensor, on_batch: Callable[[int], None] = lambda n: None) -> Tensor:
+    def __call__(self, data: Data, on_batch: Callable[[int], None] = lambda n: None) -> Tensor:
         """Features of images (n, c, h, w) uint8 or points (n, d), float32 on the device; `on_batch` hears of progress."""
         parts = []
         with torch.inference_mode():

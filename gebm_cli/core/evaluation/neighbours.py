@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gebm_cli.core.data.dataset import Data
+
 LEVELS = 255.0
 
 
 @torch.no_grad()
-def nearest(samples: Tensor, training: Tensor, block: int = 1024) -> tuple[Tensor, Tensor]:
+def nearest(samples: Tensor, training: Data, block: int = 1024) -> tuple[Tensor, Tensor]:
     """Index (n,) into training (m, c, h, w) uint8 and distance (n,) float64 of the image nearest to each sample (n, c, h, w).
 
     The distance is the root mean square difference of pixels in [0, 1]. It is exact: whole levels below 256 add up without
@@ -29,7 +31,7 @@ def nearest(samples: Tensor, training: Tensor, block: int = 1024) -> tuple[Tenso
     return torch.cat(indices), (torch.cat(squares) / n_pixels).sqrt() / LEVELS
 
 
-def _nearest_of_block(samples: Tensor, training: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def _nearest_of_block(samples: Tensor, training: Data, block: int) -> tuple[Tensor, Tensor]:
     """Index and sum of squared differences in levels, (n,) each, against the training images a block at a time."""
     x = samples.flatten(1).double()
     best = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)

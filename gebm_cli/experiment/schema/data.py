@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gebm_cli.experiment.schema.common import Count, NonNegative, Section
+from gebm_cli.experiment.schema.common import Count, NonNegative, Section, Seed
+
+Workers = Annotated[int, Field(ge=0, le=256)]
 
 
 class Digits(Section):
@@ -34,6 +36,9 @@ class Folder(Section):
     size: Count | None = Field(None, description="Resize the short side to this many pixels and crop the centre.")
     channels: Literal["1", "3"] | None = Field(None, description="Convert every image to grey (1) or RGB (3).")
     held_out: NonNegative = Field(0.1, lt=1, description="Fraction kept out of training, chosen by a fixed shuffle.")
+    workers: Workers = Field(
+        4, description="Threads that decode a folder of more than 2 GB of pixels, which is not kept in memory."
+    )
 
 
 class Array(Section):
@@ -48,11 +53,81 @@ class Toy(Section):
     """Points in the plane drawn from a known density."""
 
     kind: Literal["toy"]
-    name: Literal["ring", "grid", "two-moons", "thin-manifold"] = Field(
-        description="ring: 8 Gaussians; grid: 25 Gaussians; thin-manifold: the unit circle with uneven mass."
+    name: Literal["ring", "grid", "two-moons", "thin-manifold", "conditional-sine", "conditional-branches"] = Field(
+        description="ring: 8 Gaussians; grid: 25 Gaussians; thin-manifold: the unit circle with uneven mass; conditional-*: a "
+        "condition x uniform in [-1, 1], and y given x, near sin(pi x) or near either of +-(x^2 + 1/4)."
     )
     n: Count = Field(10_000, description="Number of training points; as many again, up to 10,000, are held out.")
     noise_std: NonNegative = Field(0.05, description="Standard deviation of the noise around the support.")
 
 
-Data = Annotated[Digits | Cifar10 | Folder | Array | Toy, Field(discriminator="kind")]
+class Celeba(Section):
+    """CelebA: 162,770 training, 19,867 validation and 19,962 held-out aligned faces, through torchvision; decoded when read."""
+
+    kind: Literal["celeba"]
+    root: str = Field("data", description="Folder that holds, or will hold, `celeba/img_align_celeba` and its lists.")
+    size: Count = Field(64, description="Resize the short side of 178x218 to this many pixels and crop the centre.")
+    download: bool = Field(True, description="Download the archive when it is absent.")
+    workers: Workers = Field(4, description="Threads that decode images.")
+
+
+class Lsun(Section):
+    """A category of LSUN from its LMDB databases (needs the package `lmdb`); the 300 validation images are held out."""
+
+    kind: Literal["lsun"]
+    root: str = Field("data", description="Folder that holds `CATEGORY_train_lmdb` and `CATEGORY_val_lmdb`.")
+    category: Literal[
+        "bedroom",
+        "bridge",
+        "church_outdoor",
+        "classroom",
+        "conference_room",
+        "dining_room",
+        "kitchen",
+        "living_room",
+        "restaurant",
+        "tower",
+    ] = Field("bedroom", description="What the images show.")
+    size: Count = Field(64, description="Resize the short side to this many pixels and crop the centre.")
+    workers: Workers = Field(4, description="Threads that decode images.")
+
+
+class Imagenet32(Section):
+    """ImageNet at 32x32 from the official npz archives: 1,281,167 training images, and the 50,000 for validation held out."""
+
+    kind: Literal["imagenet32"]
+    root: str = Field(
+        "data",
+        description="Folder that holds the archives, unpacked; on first use 4.1 GB of .npy files are written there.",
+    )
+
+
+class Csv(Section):
+    """A table of numbers with one line of column names, by the protocol of the UCI density benchmarks."""
+
+    kind: Literal["csv"]
+    path: str = Field(description="The file.")
+    delimiter: Literal[",", ";", "tab", "space"] = Field(",", description="What stands between two cells.")
+    drop: tuple[str, ...] = Field((), description="Names of columns to leave out, such as `[quality]`.")
+    dequantise: bool = Field(
+        False,
+        description="Add uniform noise to each column, up to the median gap between its distinct values either way.",
+    )
+    max_correlation: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.98, description="Of two columns with a larger |correlation| the earlier is dropped; null keeps both."
+    )
+    test: NonNegative = Field(0.1, lt=1, description="Fraction of the rows held out for testing.")
+    validation: NonNegative = Field(
+        0.1, lt=1, description="Fraction of the rows kept for validation, 1,000 rows at most."
+    )
+    split_seed: Seed = Field(0, description="Seed of the shuffle and of the noise; several give a standard error.")
+    whiten: Literal["train", "all", "none"] = Field(
+        "train",
+        description="PCA whitening fitted on the training rows, or on all, the test rows among them (as in released code). "
+        "Densities are those of the whitened coordinates.",
+    )
+
+
+Data = Annotated[
+    Digits | Cifar10 | Celeba | Lsun | Imagenet32 | Folder | Array | Csv | Toy, Field(discriminator="kind")
+]

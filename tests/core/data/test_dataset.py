@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gebm_cli.core.data.dataset import Dataset, Minibatches, is_images, to_float, to_uint8
+from gebm_cli.errors import UsageError
 
 
 def _numbers(n):
@@ -97,6 +98,75 @@ def test_image_batches_are_floats():
     """Batches of uint8 images come in [-1, 1]."""
     batch = Minibatches(torch.full((4, 1, 2, 2), 255, dtype=torch.uint8), 2, 0).next()
     assert batch.shape == (2, 1, 2, 2) and batch.dtype == torch.float32 and (batch == 1).all()
+
+
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 5), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_shares_partition_the_batch(n, batch_size, size, seed):
+    """The shares of all processes, interleaved, are the batch of one process, over three epochs; none is empty."""
+    if min(n, batch_size) < size:
+        with pytest.raises(UsageError, match="cannot be shared"):
+            Minibatches(_numbers(n), batch_size, seed, share=(0, size))
+        return
+    whole = Minibatches(_numbers(n), batch_size, seed)
+    shares = [Minibatches(_numbers(n), batch_size, seed, share=(rank, size)) for rank in range(size)]
+    for _ in range(3 * (n // whole.batch_size)):
+        batch, parts = whole.next(), [share.next() for share in shares]
+        assert all(torch.equal(part, batch[rank::size]) and len(part) for rank, part in enumerate(parts))
+        assert sum(map(len, parts)) == len(batch) == whole.batch_size == shares[0].batch_size
+
+
+@pytest.mark.parametrize("share", [(2, 2), (-1, 2), (0, 0)])
+def test_a_share_is_one_of_the_processes(share):
+    """A rank outside its world is a mistake of the caller."""
+    with pytest.raises(ValueError, match="rank < size"):
+        Minibatches(_numbers(10), 4, 0, share=share)
+
+
+def _images(n):
+    """Images (n, 1, 2, 3) that show their number and which side is left."""
+    data = torch.zeros(n, 1, 2, 3, dtype=torch.uint8)
+    data[:, 0, 0, 0], data[:, 0, :, 2] = 255, torch.arange(n, dtype=torch.uint8)[:, None]
+    return data
+
+
+def test_flips_mirror_left_and_right_half_of_the_time():
+    """Each image comes as it is or mirrored, in the plain order, mirrored half of the time, independently, |z| below 4."""
+    data = _images(40)
+    plain, flipped = Minibatches(data, 8, 0), Minibatches(data, 8, 0, flip=True)
+    mirrored = []
+    for _ in range(500):
+        a, b = plain.next(), flipped.next()
+        same, other = ((b == c).flatten(1).all(1) for c in (a, a.flip(3)))
+        assert (same ^ other).all()
+        mirrored.append(other)
+    table = torch.stack(mirrored).double() - 0.5
+    products = [table, table[:, 1:] * table[:, :-1] * 2, table[1:] * table[:-1] * 2]  # each has mean 0, deviation 1/2
+    z = [(2 * p.sum() / p.numel() ** 0.5).item() for p in products]
+    assert max(map(abs, z)) < 4, z
+
+
+@given(st.integers(0, 12), st.integers(0, 2))
+@settings(max_examples=20, deadline=None)
+def test_flips_resume_and_are_shared(drawn, rank):
+    """Flips depend on seed and position alone: a fresh walk set to `drawn`, and any share of it, has the same."""
+    first = Minibatches(_images(17), 6, 5, flip=True)
+    for _ in range(drawn):
+        first.next()
+    resumed, share = (Minibatches(_images(17), 6, 5, flip=True, share=s) for s in ((0, 1), (rank, 3)))
+    resumed.drawn = share.drawn = drawn
+    for _ in range(4):
+        batch = first.next()
+        assert torch.equal(resumed.next(), batch) and torch.equal(share.next(), batch[rank::3])
+    alone = [Minibatches(_images(1), 1, seed, flip=True) for seed in (0, 1)]  # one image, so only flips can differ
+    seeds = [torch.cat([walk.next() for _ in range(40)]) for walk in alone]
+    assert not torch.equal(*seeds)
+
+
+def test_points_are_not_flipped():
+    """Points have no left and right."""
+    with pytest.raises(UsageError, match="only images"):
+        Minibatches(_numbers(5), 2, 0, flip=True)
 
 
 @pytest.mark.parametrize(("data", "images"), [(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), True), (_numbers(3), False)])

@@ -11,7 +11,7 @@ from scipy.stats import chi2, chisquare, kstest
 
 from gebm_cli.core.data.toys import draw_toy, on_circle, toy_dataset
 
-TOYS = ["ring", "grid", "two-moons", "thin-manifold"]
+TOYS = ["ring", "grid", "two-moons", "thin-manifold", "conditional-sine", "conditional-branches"]
 N = 20_000
 
 
@@ -83,6 +83,60 @@ def test_thin_manifold_has_its_density(generator):
     assert kstest((angle + math.pi) / (2 * math.pi), "uniform").pvalue < 1e-12
     assert (points.norm(dim=1) - 1).abs().max() < 1e-6
     assert ((angle > 0) == labels.bool().numpy()).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ conditional
+
+
+def _moments(name, x, noise_std):
+    """E[y | x], Var[y | x] and E[(y - E[y | x])^4 | x] in closed form."""
+    if name == "conditional-sine":
+        scale = noise_std * (2 + x)
+        return np.sin(np.pi * x), scale**2, 3 * scale**4
+    m, p = x**2 + 0.25, 0.5 + x / 4
+    offsets = np.stack([2 * m * (1 - p), -2 * m * p])  # of the two branches from their mean
+    weights = np.stack([p, 1 - p])
+    fourth = (weights * (offsets**4 + 6 * offsets**2 * noise_std**2 + 3 * noise_std**4)).sum(0)
+    return m * (2 * p - 1), m**2 * (1 - x**2 / 4) + noise_std**2, fourth
+
+
+CONDITIONAL = ["conditional-sine", "conditional-branches"]
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_condition_is_uniform(name, generator):
+    """x is U(-1, 1) by Kolmogorov and Smirnov, whatever the noise."""
+    points, _ = draw_toy(name, N, 0.3, generator)
+    p = kstest(points[:, 0].numpy(), "uniform", (-1, 2)).pvalue
+    assert p > 1e-4 and points[:, 0].abs().max() <= 1, f"p = {p:.1e}"
+
+
+@pytest.mark.parametrize("noise_std", [0.02, 0.2])
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_conditional_moments(name, noise_std, generator):
+    """In each of ten bins of x the mean and the variance of y given x have |z| below 4.5 against their formulas."""
+    points, _ = draw_toy(name, 10 * N, noise_std, generator)
+    x, y = points.double().numpy().T
+    mean, variance, fourth = _moments(name, x, noise_std)
+    for k in range(10):
+        inside = (x >= -1 + k / 5) & (x < -0.8 + k / 5)
+        residual, v = (y - mean)[inside], variance[inside]
+        z = residual.sum() / np.sqrt(v.sum())
+        z_square = (residual**2 - v).sum() / np.sqrt((fourth[inside] - v**2).sum())
+        assert abs(z) < 4.5 and abs(z_square) < 4.5, f"bin {k}: z {z:.1f} of the mean, {z_square:.1f} of the variance"
+
+
+def test_branches_are_labelled_and_weighted(generator):
+    """At noise 0 the label says the branch, y = +-(x^2 + 1/4), and P(upper | x) = 1/2 + x/4 in ten bins, |z| below 4.5."""
+    points, labels = draw_toy("conditional-branches", 10 * N, 0.0, generator)
+    x, y = points.double().numpy().T
+    upper = labels.numpy()
+    assert np.abs(y - (2 * upper - 1) * (x**2 + 0.25)).max() < 1e-6
+    p = 0.5 + x / 4
+    for k in range(10):
+        inside = (x >= -1 + k / 5) & (x < -0.8 + k / 5)
+        z = (upper - p)[inside].sum() / np.sqrt((p * (1 - p))[inside].sum())
+        assert abs(z) < 4.5, f"bin {k}: z = {z:.1f}"
 
 
 def test_on_circle_is_cosine_and_sine():
