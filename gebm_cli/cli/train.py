@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,10 +28,15 @@ from gebm_cli.cli.options import (
 from gebm_cli.cli.progress import Report, progress
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.load import load_experiment
-from gebm_cli.experiment.run import Run, newest_run, runs_root
+from gebm_cli.experiment.run import Run, newest_run, open_run, runs_root
 from gebm_cli.experiment.schema import Experiment
 
+if TYPE_CHECKING:
+    from gebm_cli.experiment.distributed import World
+
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run; drawn and recorded when not given.")]
+
+FIGURES = ("kale", "kale_train", "kale_held_out", "nll_train", "nll_validation", "nll_held_out")
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +66,7 @@ def train_base(
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Learn the base and its critic by KALE, in a new run; with --run, continue an interrupted one."""
+    """Learn the base and its critic, in a new run; with --run, continue an interrupted one."""
     experiment, keys = split_arguments(experiment, overrides)
     chosen = open_named_run(run, runs_dir)
     if chosen is not None:
@@ -69,14 +76,18 @@ def train_base(
         refuse_overrides(keys)
     loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
     _refuse_fixed("train-base", experiment, loaded, chosen)
+    from gebm_cli.experiment.distributed import join_world
     from gebm_cli.experiment.stages import start_run, train
 
     where, dataset = resolve(device, exact=False), None
+    world = join_world()
     if loaded is not None:
-        chosen, dataset = start_run(loaded, runs_root(runs_dir), allow_plugins)
+        if world.first:
+            chosen, dataset = start_run(loaded, runs_root(runs_dir), allow_plugins)
+        chosen = _of_first(chosen, world)
     if chosen is None:
         raise UsageError("give an experiment file (a new run) or --run RUN (continue that one)")
-    work = partial(train, stage="train-base", device=where, dataset=dataset, allow_plugins=allow_plugins)
+    work = partial(train, stage="train-base", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
     _finish("train-base", chosen, json, lambda run, report: work(run, report=report))
 
 
@@ -103,12 +114,16 @@ def train_energy(
     loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
     _refuse_fixed("train-energy", experiment, loaded, chosen)
     from gebm_cli.experiment.continuing import energy_run
+    from gebm_cli.experiment.distributed import join_world
     from gebm_cli.experiment.plugins import require_allowed
     from gebm_cli.experiment.stages import fixed_base_run, train
 
     where, dataset = resolve(device, exact=False), None
+    world = join_world()
     if chosen is None and loaded is not None and not loaded.trains_base:
-        chosen, dataset = fixed_base_run(loaded, root, allow_plugins)
+        if world.first:
+            chosen, dataset = fixed_base_run(loaded, root, allow_plugins)
+        chosen = _of_first(chosen, world)
     if chosen is None:
         chosen = newest_run(root, "train-base", loaded.name if loaded else None)
     if not chosen.has("train-base"):
@@ -117,18 +132,27 @@ def train_energy(
         )
     require_allowed(chosen.experiment, allow_plugins, f"{chosen.path / 'experiment.yaml'}: ")
     if loaded is not None:
-        chosen = energy_run(chosen, loaded, root)
-    work = partial(train, stage="train-energy", device=where, dataset=dataset, allow_plugins=allow_plugins)
+        chosen = _of_first(energy_run(chosen, loaded, root) if world.first else None, world)
+    work = partial(train, stage="train-energy", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
     _finish("train-energy", chosen, json, lambda run, report: work(run, report=report))
 
 
+def _of_first(run: Run | None, world: World) -> Run:
+    """The run that the first process made or chose, in every process."""
+    path = world.from_first(run.path if run is not None else Path())
+    return run if run is not None else open_run(path)
+
+
 def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], dict[str, Any]]) -> None:
-    """Train with progress, then print what came of it."""
+    """Train with progress, then print what came of it; under torchrun the first process speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        work(run, lambda step, total, figures: None)
+        return
     print(f"{stage}: run {run.path}, seed {run.seed}", file=sys.stderr)
     with progress(f"{stage} {run.name}") as report:
         result = work(run, report)
     result = {"run": run.name, "stage": stage, "step": result.pop("step"), "status": "completed", **result}
-    figures = [f"{name} {result[name]:.4g}" for name in ("kale", "kale_train", "kale_held_out") if name in result]
+    figures = [f"{name} {result[name]:.4g}" for name in FIGURES if name in result]
     if "log_partition_estimate" in result:
         error = result["log_partition_standard_error"]
         figures.append(f"log-partition {result['log_partition_estimate']:.4g} +- {error:.2g}")

@@ -40,6 +40,52 @@ class Polynomial:
         return (x @ y.T / x.shape[1] + 1.0) ** self.degree
 
 
+@dataclass(frozen=True)
+class GaussianMixture:
+    """k(x, y) = sum_s exp(-|x - y|^2 / (2 s^2)) + linear x.y, by default with the bandwidths of MMD-GAN's code, unit weights."""
+
+    bandwidths: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+    linear: float = 0.0
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        distances = squared_distances(x, y)
+        mixture = torch.stack([torch.exp(distances / (-2.0 * s**2)) for s in self.bandwidths]).sum(0)
+        return _plus_linear(mixture, self.linear, x, y)
+
+
+@dataclass(frozen=True)
+class RationalQuadratic:
+    """k(x, y) = sum_a (1 + |x - y|^2 / (2 a))^-a + linear x.y (Binkowski et al. 2018, appendix; rq* has linear = 1).
+
+    Deviation: the released code uses a in {.1, 1, 10}; the default is the paper's.
+    """
+
+    alphas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)
+    linear: float = 0.0
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        distances = squared_distances(x, y)
+        mixture = torch.stack([torch.exp(-a * torch.log1p(distances / (2.0 * a))) for a in self.alphas]).sum(0)
+        return _plus_linear(mixture, self.linear, x, y)
+
+
+@dataclass(frozen=True)
+class EnergyDistance:
+    """k(x, y) = (|x| + |y| - |x - y|) / 2, with which MMD^2 is half of the energy distance (Sejdinovic et al. 2013)."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        # sqrt has no gradient at 0, which is where the diagonal lies up to rounding: there the root is taken as 0.
+        squared = squared_distances(x, y)
+        positive = squared > torch.finfo(squared.dtype).eps
+        root = torch.where(positive, squared.where(positive, 1.0).sqrt(), 0.0)
+        return 0.5 * (x.norm(dim=1)[:, None] + y.norm(dim=1)[None, :] - root)
+
+
+def _plus_linear(kernel: Tensor, weight: float, x: Tensor, y: Tensor) -> Tensor:
+    """Adds weight x.y; the diagonal of the result is then no constant, so no estimate may take it for one."""
+    return kernel + weight * (x @ y.T) if weight else kernel
+
+
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|^2 by one matrix product, (n, d), (m, d) -> (n, m); rounding below 0 is clamped."""
     return (x.square().sum(1)[:, None] + y.square().sum(1)[None, :] - 2.0 * (x @ y.T)).clamp_(min=0.0)

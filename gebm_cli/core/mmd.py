@@ -79,6 +79,19 @@ def mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> Estimate:
     return _project(x, y, kernel).estimate()
 
 
+def mmd2_loss(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
+    """The same unbiased MMD^2 as a differentiable scalar, for minibatches: x (n, d), y (m, d), n and m at least 2.
+
+    The diagonals are taken from the kernel matrices, whatever they are. Deviation: the released MMD-GAN code takes k(x, x) for a
+    constant, which with a linear term shifts MMD^2 at P = Q by c (E|x|^2 + E|y|^2) / (m - 1).
+    """
+    n, m = len(x), len(y)
+    within_x, within_y = kernel(x, x), kernel(y, y)
+    mean_x = (within_x.sum() - within_x.trace()) / (n * (n - 1))
+    mean_y = (within_y.sum() - within_y.trace()) / (m * (m - 1))
+    return mean_x + mean_y - 2.0 * kernel(x, y).mean()
+
+
 def relative_mmd2(reference: Tensor, x: Tensor, y: Tensor, kernel: Kernel) -> Difference:
     """MMD^2_u(reference, x) - MMD^2_u(reference, y), with both estimates: negative when x is closer. All (n_i, d), any sizes.
 
@@ -87,9 +100,33 @@ def relative_mmd2(reference: Tensor, x: Tensor, y: Tensor, kernel: Kernel) -> Di
     Deviation: no floor on the variance. The released code floors it at 1e-5, which swamps variances of KID's size.
     """
     own = row_means(kernel, reference) if len(reference) > 1 else None
-    to_x, to_y = _project(reference, x, kernel, own), _project(reference, y, kernel, own)
-    variance = _error(to_x.x - to_y.x) + _error(to_x.y) + _error(to_y.y)
-    first, second = to_x.estimate(), to_y.estimate()
+    return difference_of(sums_against(reference, x, kernel, own), sums_against(reference, y, kernel, own))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """All that a comparison needs of one sample against a fixed reference: h of the reference's points (n,), the squared error
+    that the sample itself brings, and MMD^2. The sample need not be kept."""
+
+    projection: Tensor
+    own_error: float
+    value: float
+
+    def as_dict(self) -> dict[str, Tensor | float]:
+        """Plain types, for a checkpoint."""
+        return {"projection": self.projection, "own_error": self.own_error, "value": self.value}
+
+
+def sums_against(reference: Tensor, x: Tensor, kernel: Kernel, own: Tensor | None = None) -> Sums:
+    """The sums of x (m, d) against the reference (n, d); `own` are the reference's row means, where they are known."""
+    projections = _project(reference, x, kernel, own)
+    return Sums(projections.x, _error(projections.y), projections.value)
+
+
+def difference_of(x: Sums, y: Sums) -> Difference:
+    """MMD^2(reference, x) - MMD^2(reference, y) of two samples against the same reference."""
+    variance = _error(x.projection - y.projection.to(x.projection.device)) + x.own_error + y.own_error
+    first, second = (Estimate(s.value, math.sqrt(_error(s.projection) + s.own_error)) for s in (x, y))
     return Difference(first.value - second.value, math.sqrt(variance), first, second)
 
 

@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from gebm_cli.core.data import images
-from gebm_cli.core.data.dataset import Dataset, Minibatches
+from gebm_cli.core.data import archives, images
+from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.data.tables import csv_dataset
 from gebm_cli.core.data.toys import toy_dataset
-from gebm_cli.core.device import make_generator
 from gebm_cli.core.models.networks import Energy, freeze
-from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.sampling.potential import Prior
-from gebm_cli.core.training.loop import Schedule, Training
 from gebm_cli.errors import GebmError
 from gebm_cli.experiment import schema
-from gebm_cli.experiment.build_models import build_base, build_energy, build_networks, build_prior
-from gebm_cli.experiment.checkpoint import latest_checkpoint, load_checkpoint
+from gebm_cli.experiment.build_models import build_base, build_energy, build_prior
+from gebm_cli.experiment.checkpoint import BEST, latest_checkpoint, load_checkpoint
 from gebm_cli.experiment.plugins import check_plugins
 from gebm_cli.experiment.run import Run
 from gebm_cli.experiment.schema import Experiment
@@ -29,74 +27,47 @@ from gebm_cli.experiment.schema import Experiment
 TOY_SEED = 0  # a data set is the same in every run, whatever the run's seed
 
 
-def build_dataset(
-    data: schema.data.Digits | schema.data.Cifar10 | schema.data.Folder | schema.data.Array | schema.data.Toy,
-) -> Dataset:
-    """The data set of an experiment, in memory on the CPU; an error names the file or the remedy."""
+def build_dataset(data: schema.data.Data) -> Dataset:
+    """The data set of an experiment, in memory on the CPU, or of a large one what decodes it; an error names the remedy."""
     if isinstance(data, schema.data.Digits):
         return images.digits(data.held_out)
     if isinstance(data, schema.data.Cifar10):
-        return images.cifar10(os.path.expanduser(data.root), data.download)
+        return images.cifar10(os.path.expanduser(data.root), data.download, int(data.size))
     if isinstance(data, schema.data.Folder):
         channels = int(data.channels) if data.channels else None
-        return images.folder(os.path.expanduser(data.path), data.size, channels, data.held_out)
+        return images.folder(os.path.expanduser(data.path), data.size, channels, data.held_out, data.workers)
     if isinstance(data, schema.data.Array):
         return images.array(os.path.expanduser(data.path), data.held_out)
+    if isinstance(data, schema.data.Celeba):
+        return archives.celeba(os.path.expanduser(data.root), data.size, data.download, data.workers)
+    if isinstance(data, schema.data.Lsun):
+        return archives.lsun(os.path.expanduser(data.root), data.category, data.size, data.workers)
+    if isinstance(data, schema.data.Imagenet32):
+        return archives.imagenet32(os.path.expanduser(data.root))
+    if isinstance(data, schema.data.Csv):
+        return csv_dataset(
+            os.path.expanduser(data.path),
+            data.delimiter,
+            data.drop,
+            data.dequantise,
+            data.max_correlation,
+            data.test,
+            data.validation,
+            data.split_seed,
+            data.whiten,
+        )
     return toy_dataset(data.name, data.n, data.noise_std, TOY_SEED)
 
 
 def dataset_at_hand(experiment: Experiment) -> Dataset | str:
     """The data set of an experiment where it can be read without a download, else a sentence that says why not."""
     data = experiment.data
-    if isinstance(data, schema.data.Cifar10):
+    if isinstance(data, schema.data.Cifar10 | schema.data.Celeba):
         data = data.model_copy(update={"download": False})
     try:
         return build_dataset(data)
     except (GebmError, OSError) as error:
         return f"the data set cannot be read ({error})"
-
-
-def build_training(
-    experiment: Experiment,
-    stage: str,
-    dataset: Dataset,
-    seed: int,
-    device: torch.device,
-    allow_plugins: bool = False,
-    place: str = "",
-) -> Training:
-    """A training stage at step 0; in `train-energy` the base's weights are still to be loaded.
-
-    The training data move to the device as they are (uint8 for images) and stay there.
-    """
-    of_base = stage == "train-base"
-    keys: schema.training.TrainBase | schema.training.TrainEnergy = (
-        experiment.train_base if of_base else experiment.train_energy
-    )
-    critic = {}
-    if isinstance(keys, schema.training.TrainBase):
-        critic = {
-            "critic_steps": keys.critic_steps,
-            "burst_critic_steps": keys.burst_critic_steps,
-            "burst_every": keys.burst_every,
-        }
-    base, prior, energy = build_networks(experiment, dataset.shape, seed, stage, device, allow_plugins, place)
-    return Training(
-        base=base,
-        energy=energy,
-        prior=cast(NormalPrior, prior),  # training asks no more of it than any Prior has
-        batches=Minibatches(dataset.train.to(device), keys.batch_size, seed),
-        schedule=Schedule(keys.steps, log_every=keys.log_every, checkpoint_every=keys.checkpoint_every, **critic),
-        generator=make_generator(seed, stage, device=device),
-        train_base=of_base,
-        lr=keys.lr,
-        betas=keys.betas,
-        penalty_weight=keys.penalty_weight,
-        noise_std=keys.noise_std,
-        lr_log_partition=keys.lr_log_partition,
-        linear_schedule=keys.lr_schedule == "linear",
-        ema_halflife_steps=keys.ema_halflife_steps if isinstance(keys, schema.training.TrainBase) else None,
-    )
 
 
 # ------------------------------------------------------------------------------------------------ what a run has learned
@@ -125,9 +96,9 @@ def load_gebm(
     load_base(base, run)
     energy = None
     if with_energy:
-        energy = build_energy(experiment, shape, run.seed, "train-energy", allow_plugins, place)
+        energy = build_energy(experiment, shape, run.seed, "train-energy", allow_plugins, place, base=base)
         if experiment.trains_energy:
-            state = read_state(run, "train-energy")
+            state = result_state(run, "train-energy")
             load_weights(energy, state["energy"], run, "energy")
             if experiment.base.kind == "external":
                 _require_same_base(base, state["base"], run)
@@ -160,7 +131,7 @@ def load_base(base: nn.Module, run: Run) -> None:
     """Load the base that `train-base` ended with: the averaged one where averaging is on. A fixed base is left as it is."""
     if not run.experiment.trains_base:
         return
-    state = read_state(run, "train-base")
+    state = result_state(run, "train-base")
     weights = state["base"]
     if state["averaged"] is not None:
         weights = {k.removeprefix("module."): v for k, v in state["averaged"].items() if k.startswith("module.")}
@@ -173,6 +144,13 @@ def read_state(run: Run, stage: str) -> dict[str, Any]:
     if path is None:
         raise GebmError(f"{run.checkpoints(stage)}: holds no checkpoint; run `gebm {stage} --run {run.name}`")
     return load_checkpoint(path, stage)
+
+
+def result_state(run: Run, stage: str) -> dict[str, Any]:
+    """What a finished stage is used as: its best checkpoint where a score was watched, else its newest."""
+    keys = run.experiment.train_base if stage == "train-base" else run.experiment.train_energy
+    best = run.checkpoints(stage) / BEST
+    return load_checkpoint(best, stage) if keys.keep_best and best.is_file() else read_state(run, stage)
 
 
 def load_weights(network: nn.Module, weights: dict[str, Any], run: Run, what: str) -> None:

@@ -16,6 +16,7 @@ from gebm_cli.experiment.files import write_atomically
 
 FORMAT = "gebm checkpoint 1"
 KEEP = 2
+BEST = "best.pt"  # the state with the best score, beside the newest ones, where a score is watched
 
 
 def save_checkpoint(folder: Path, stage: str, step: int, state: dict[str, Any]) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 Value = TypeVar("Value")
@@ -39,10 +40,11 @@ class World:
 
 
 def join_world() -> World:
-    """The processes that torchrun started; a world of one without it. They meet over gloo, so a CPU suffices."""
+    """The processes that torchrun started; a world of one without it. They meet over gloo, and with GPUs over nccl too."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
     if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        both = torch.cuda.is_available() and dist.is_nccl_available()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=PATIENCE)
     return World(dist.get_rank(), dist.get_world_size())

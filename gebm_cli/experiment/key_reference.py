@@ -15,12 +15,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from gebm_cli.experiment.load import models_in
-from gebm_cli.experiment.schema import Experiment
+from gebm_cli.experiment.schema import Experiment, TrainBase
 
 INTRODUCTION = """\
 # Experiment files
 
-<!-- Generated from gebm_cli/experiment/schema.py. Do not edit; run
+<!-- Generated from gebm_cli/experiment/schema/. Do not edit; run
      python -m gebm_cli.experiment.key_reference > docs/experiment-files.md -->
 
 An experiment file is one page of YAML that says everything a run needs: the data, the two networks, how they are
@@ -60,6 +60,10 @@ value may hold another one. The value is read as YAML: `train_base.betas=[0.0, 0
 `010` is ten, and `no` is false where true or false is asked for and the word "no" where text is asked for. A whole
 number is written in digits: `10000`, not `1e4`. Infinity and NaN are refused.
 
+**Extending.** `extends: cifar10.yaml` at the top of a file lays its keys over those of that file, which is looked for beside
+it. Sections are merged key by key; a section of another `kind` takes the whole place of the one below. Such a file needs a
+`name` of its own.
+
 **Empty sections.** `sample:` with nothing below it means its defaults. Unquoted `null`, `~` or nothing is null.
 
 ## What is refused
@@ -84,12 +88,18 @@ command again.
 # What the schema's three unions are for; the other sections say it in their docstrings.
 UNIONS = {
     "data": "What is learned. Images become numbers in [-1, 1].",
-    "base": "The base B: a network from the latent to the data. Points in the plane need `mlp` or `circle`, images `conv` "
-    "or `sngan`. `conv` needs square images with a side of 2, 3, 5 or 7 times a power of two (at least 2); `sngan` needs "
-    "32x32 RGB; `circle` needs `latent_dim: 2`. `external`, a generator of your own, fits any data.",
+    "base": "The base B: a network from the latent to the data. Points need `mlp`, `circle`, `realnvp` or `maf`, images `conv`, "
+    "`sngan`, `dcgan`, `resnet` or `realnvp-image`. The three flows have a density and need as many latents as a point of the data "
+    "has numbers. `conv` needs square images with a side of 2, 3, 5 or 7 times a power of two (at least 2); "
+    "`sngan` and `dcgan` need 32x32 or 64x64 RGB, `resnet` these or 128x128; `circle` needs `latent_dim: 2`. `external`, a "
+    "generator of your own, fits any data.",
+    "train_base.objective": "What base and critic are trained by. `objective: gan` is short for `objective: {kind: gan}`. For "
+    "every kind but hinge, wasserstein, swgan and those with a kernel, E + c of the critic estimates -log of the density ratio.",
+    "train_energy.objective": "What the energy is trained by; at the optimum of each E + c = -log of the density ratio. Short "
+    "form as above.",
     "energy": "The energy E: a network from the data to one number. In `train-base` the same kind of network is the "
-    "critic. Points in the plane need `mlp`, images `conv` or `sngan`, with the same sizes as for the base. `external`, an "
-    "energy or critic of your own, fits any data.",
+    "critic. Points need `mlp` or, on a base `realnvp` or `maf`, `flow`; images need `conv`, `sngan`, `dcgan` or "
+    "`resnet`, with the same sizes as for the base. `external`, an energy or critic of your own, fits any data.",
 }
 
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
@@ -107,14 +117,32 @@ def reference() -> str:
 
 
 def _section(name: str, models: list[type[BaseModel]]) -> list[str]:
-    """A section's paragraphs: one table, or for a union one per kind."""
-    if name not in UNIONS:
-        return [f"{_doc(models[0])}\n", _table(models[0])]
-    parts = [f"{UNIONS[name]}\n"]
-    for model in models:
-        kind = get_args(model.model_fields["kind"].annotation)[0]
-        parts += [f"### `{name}.kind: {kind}`\n", f"{_doc(model)}\n", _table(model)]
-    return parts
+    """A section's paragraphs: one table, or for a union one per kind; then the sections within it."""
+    if len(models) == 1:
+        (model,) = models
+        within = {key: models_in(field.annotation) for key, field in model.model_fields.items()}
+        inner = [part for key, found in within.items() if found for part in _within(f"{name}.{key}", found)]
+        return [f"{_doc(model)}\n", _table(model), *inner]
+    return [f"{UNIONS[name]}\n", *_kinds(name, models)]
+
+
+def _within(name: str, models: list[type[BaseModel]]) -> list[str]:
+    """A section inside a section; kinds that train_base has described are only named again."""
+    if len(models) == 1:
+        return [f"### `{name}`\n", f"{_doc(models[0])}\n", _table(models[0])]
+    known = [m for m in models_in(TrainBase.model_fields["objective"].annotation) if not name.startswith("train_base")]
+    again = ", ".join(f"`{kind_of(m)}`" for m in models if m in known)
+    seen = f" {again} as in `train_base.objective`." if again else ""
+    return [f"### `{name}`\n", f"{UNIONS[name]}{seen}\n", *_kinds(name, [m for m in models if m not in known])]
+
+
+def _kinds(name: str, models: list[type[BaseModel]]) -> list[str]:
+    return [part for m in models for part in (f"### `{name}.kind: {kind_of(m)}`\n", f"{_doc(m)}\n", _table(m)) if part]
+
+
+def kind_of(model: type[BaseModel]) -> str:
+    """The word that tells a member of a union from the others."""
+    return str(get_args(model.model_fields["kind"].annotation)[0])
 
 
 def _table(model: type[BaseModel]) -> str:
@@ -144,7 +172,7 @@ def type_of(field: FieldInfo) -> str:
     if len(models) > 1:
         return "section, by its `kind`"
     if models:
-        return "section"
+        return "section or `null`" if type(None) in get_args(field.annotation) else "section"
     return _with_limits(_spell(field.annotation), field.metadata)
 
 
@@ -187,7 +215,9 @@ def default_of(field: FieldInfo) -> str:
     """The default as one would write it in the file."""
     if field.is_required():
         return "required"
-    return "its defaults" if models_in(field.annotation) else f"`{_yaml(field.default)}`"
+    if isinstance(field.default, BaseModel):
+        return f"`{field.default.kind}`" if hasattr(field.default, "kind") else "its defaults"
+    return "its defaults" if field.default_factory is not None else f"`{_yaml(field.default)}`"
 
 
 def _yaml(value: Any) -> str:

@@ -114,11 +114,40 @@ def load_experiment(
     file = find_experiment(path)
     origins: Origins = {}
     problems: list[str] = []
+    tree = _read_tree(file, origins, problems, ())
+    return validate_tree(tree, origins, problems, overrides, flags, str(file))
+
+
+def _read_tree(file: Path, origins: Origins, problems: list[str], children: tuple[Path, ...]) -> dict[str, Any]:
+    """The tree of text of a file, laid over that of the file it `extends`; a path there is seen from the file's own folder."""
     node = _compose(_read(file), str(file), by_line=True)
     if node is None or not isinstance(node, yaml.MappingNode):
         raise ConfigError([f"{file}: expected keys such as `name:` and `data:`, got {_kind_of(node)}"])
-    tree = _plain(node, (), str(file), True, origins, problems)
-    return validate_tree(tree, origins, problems, overrides, flags, str(file))
+    own: Origins = {}
+    tree = _plain(node, (), str(file), True, own, problems)
+    parent = tree.pop("extends", None)
+    if parent is not None:
+        where, above = own[("extends",)], file.parent / str(parent)
+        if above.resolve() in (file.resolve(), *(c.resolve() for c in children)):
+            raise ConfigError([f"{where}: extends: {parent} extends this file in turn; remove one of the two"])
+        if not above.is_file():
+            raise ConfigError([f"{where}: extends: got '{parent}', expected an experiment file beside this one"])
+        if "name" not in tree:
+            problems.append(f"{where}: name: a file that extends another needs a name of its own; add `name:`")
+        tree = _laid_over(tree, _read_tree(above, origins, problems, (*children, file)), (), origins)
+    origins.update(own)
+    return tree
+
+
+def _laid_over(tree: Any, below: Any, key: Key, origins: Origins) -> Any:
+    """Sections are merged key by key, but one of another kind takes the whole place of the one below it."""
+    both = isinstance(tree, dict) and isinstance(below, dict)
+    if not both or tree.get("kind", below.get("kind")) != below.get("kind"):
+        for old in [k for k in origins if k[: len(key)] == key]:
+            del origins[old]
+        return tree
+    merged = {k: _laid_over(v, below[k], (*key, k), origins) if k in below else v for k, v in tree.items()}
+    return below | merged
 
 
 def validate_tree(
@@ -154,18 +183,20 @@ def _assign(tree: dict[str, Any], name: str, text: str, where: str, origins: Ori
     except ConfigError as error:
         problems.extend(error.problems)
         return
-    key: Key = tuple(name.split("."))
+    key = tuple(name.split("."))
     at = tree
     for part in key[:-1]:
-        if at.get(part) is None:  # type: ignore[arg-type]
-            at[part] = {}  # type: ignore[index]
-        at = at[part]  # type: ignore[index]
+        if at.get(part) is None:
+            at[part] = {}
+        if part == "objective" and isinstance(at[part], str):
+            at[part] = {"kind": at[part]}
+        at = at[part]
         if not isinstance(at, dict):
             problems.append(f"{where}: {part} is a value, not a section; it has no key '{key[-1]}'")
             return
     for old in [k for k in origins if k[: len(key)] == key]:
         del origins[old]
-    at[key[-1]] = None if node is None else _plain(node, key, where, False, origins, problems)  # type: ignore[index]
+    at[key[-1]] = None if node is None else _plain(node, key, where, False, origins, problems)
     origins[key] = where
 
 

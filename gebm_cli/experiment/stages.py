@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gebm_cli.core.data.dataset import Dataset, to_float
-from gebm_cli.core.device import make_generator
+from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.device import make_generator, peak_memory_mb
 from gebm_cli.core.models.networks import Energy, count_parameters
-from gebm_cli.core.objectives.kale import log_mean_exp
+from gebm_cli.core.parallel import Share
 from gebm_cli.core.training.loop import Callbacks, Training
+from gebm_cli.core.training.memory import estimate
 from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
 from gebm_cli.experiment.build import (
     build_dataset,
-    build_networks,
-    build_training,
     does_not_fit,
     load_base,
     load_weights,
     place_in,
     read_state,
+    result_state,
 )
-from gebm_cli.experiment.checkpoint import latest_checkpoint, save_checkpoint, write_checkpoint
+from gebm_cli.experiment.build_models import build_networks
+from gebm_cli.experiment.build_training import build_training, require_enough
+from gebm_cli.experiment.checkpoint import (
+    BEST,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_checkpoint,
+)
 from gebm_cli.experiment.continuing import OF_THE_BASE
+from gebm_cli.experiment.distributed import World
 from gebm_cli.experiment.plugins import require_allowed
 from gebm_cli.experiment.run import Run, all_runs, create_run
 from gebm_cli.experiment.schema import Experiment
 from gebm_cli.experiment.stopping import stop_signals
+from gebm_cli.experiment.training_scores import build_rule, build_watch, closing_figures, log_partition
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -67,6 +77,10 @@ def check(experiment: Experiment, allow_plugins: bool = False) -> Dataset:
 def _checked(experiment: Experiment, allow_plugins: bool) -> tuple[Dataset, nn.Module, Energy]:
     dataset = build_dataset(experiment.data)
     stage = "train-base" if experiment.trains_base else "train-energy"
+    if experiment.trains_base:
+        require_enough(experiment.train_base, "train-base", len(dataset.train), Share())
+    if experiment.trains_energy:
+        require_enough(experiment.train_energy, "train-energy", len(dataset.train), Share())
     base, prior, energy = build_networks(experiment, dataset.shape, 0, stage, torch.device("cpu"), allow_plugins)
     with torch.no_grad():
         energy.eval()(base.eval()(prior.sample(1, make_generator(0, "check"))))
@@ -80,8 +94,9 @@ def train(
     dataset: Dataset | None,
     report: Report,
     allow_plugins: bool = False,
+    world: World | None = None,
 ) -> dict[str, Any]:
-    """Train a stage of a run from its newest checkpoint, or from the start.
+    """Train a stage of a run from its newest checkpoint, or from the start; all processes together, of which the first writes.
 
     SIGINT and SIGTERM save the exact state and raise InterruptedRun; a non-finite loss raises DivergedError, keeps the
     last good checkpoint and writes the state seen as `diverged.pt` beside it.
@@ -91,43 +106,96 @@ def train(
     """
     if run.has(stage):
         raise UsageError(f"{run.path}: {stage} is complete here; `gebm {stage} EXPERIMENT` trains another in a new run")
-    with run.session(stage, str(device)) as entry:
+    world = world or World()
+    session: AbstractContextManager[dict[str, Any]] = (
+        run.session(stage, str(device)) if world.first else nullcontext({})
+    )
+    with session as entry:
+        world.wait()
         dataset = dataset or build_dataset(run.experiment.data)
-        training = _prepare(run, stage, dataset, device, allow_plugins)
-        folder = run.checkpoints(stage)
+        training = _prepare(run, stage, dataset, device, allow_plugins, Share(world.rank, world.size))
         total = training.schedule.steps
-        write_metrics = run.metrics_writer(stage, training.step)
-
-        def log(step: int, figures: dict[str, float]) -> None:
-            write_metrics(step, figures)
-            report(step, total, figures)
-
-        def save(step: int, state: dict[str, Any]) -> None:
-            save_checkpoint(folder, stage, step, state)
-            entry["step"] = step
-
         report(training.step, total, {})
         with stop_signals() as stopped:
-            callbacks = Callbacks(
-                log, save, lambda step, state: write_checkpoint(folder / "diverged.pt", stage, step, state), stopped
-            )
-            folder.mkdir(parents=True, exist_ok=True)
+            callbacks = _callbacks(run, stage, training, entry, report, world, stopped)
             _run(training, callbacks, run, stage)
-        figures = training.metrics() if training.critic_steps_done else {}
-        if stage == "train-energy":
-            figures |= closing_figures(training, dataset, run.experiment.train_energy.n_log_partition, run.seed)
+        figures = training.metrics() if training._last else {}
+        _load_best(training, run, stage)
+        figures |= closing_figures(training, dataset, run.experiment.train_energy.n_log_partition, run.seed)
+        if training.watch is not None and training.watch.best is not None:
+            figures |= {f"best_{training.watch.name}": training.watch.best, "best_step": training.watch.best_step}
+        figures["peak_memory_mb"] = peak_memory_mb(device)
         entry["figures"] = {name: float(f"{value:.6g}") for name, value in figures.items()}
         return {"step": training.step, **figures}
 
 
-def _prepare(run: Run, stage: str, dataset: Dataset, device: torch.device, allow_plugins: bool) -> Training:
-    training = build_training(run.experiment, stage, dataset, run.seed, device, allow_plugins, place_in(run))
+def _callbacks(
+    run: Run,
+    stage: str,
+    training: Training,
+    entry: dict[str, Any],
+    report: Report,
+    world: World,
+    stopped: Callable[[], bool],
+) -> Callbacks:
+    """What the loop tells the outside: nothing is written but by the first process, and all stop together."""
+    share = training.method.share
+    flag = torch.zeros(1, device=training.generator.device)
+
+    def should_stop() -> bool:
+        return stopped() if world.size == 1 else bool(share.together(flag + float(stopped())).any())
+
+    if not world.first:
+        return Callbacks(should_stop=should_stop)
+    folder, total = run.checkpoints(stage), training.schedule.steps
+    folder.mkdir(parents=True, exist_ok=True)
+    write_metrics = run.metrics_writer(stage, training.step)
+
+    def log(step: int, figures: dict[str, float]) -> None:
+        write_metrics(step, figures)
+        report(step, total, figures)
+
+    def save(step: int, state: dict[str, Any]) -> None:
+        save_checkpoint(folder, stage, step, state)
+        entry["step"] = step
+
+    def keep(name: str) -> Callable[[int, dict[str, Any]], None]:
+        return lambda step, state: write_checkpoint(folder / name, stage, step, state)
+
+    return Callbacks(log, save, keep(BEST), keep("diverged.pt"), should_stop)
+
+
+def _load_best(training: Training, run: Run, stage: str) -> None:
+    """Put the networks with the best score in place of the last ones, where a score was watched."""
+    best = run.checkpoints(stage) / BEST
+    if training.watch is None or not best.is_file():
+        return
+    state = load_checkpoint(best, stage)
+    training.base.load_state_dict(state["base"])
+    training.energy.load_state_dict(state["energy"])
+    if training.averaged is not None:
+        training.averaged.load_state_dict(state["averaged"])
+
+
+def _prepare(
+    run: Run, stage: str, dataset: Dataset, device: torch.device, allow_plugins: bool, share: Share
+) -> Training:
+    experiment, seed = run.experiment, run.seed
+    training = build_training(experiment, stage, dataset, seed, device, allow_plugins, place_in(run), share)
+    training.rule = build_rule(experiment, training, dataset, seed)
+    training.watch = build_watch(experiment, training, dataset, seed)
     if latest_checkpoint(run.checkpoints(stage)) is not None:
         _resume(training, run, stage)
-    elif stage == "train-energy":
+        return training
+    if stage == "train-energy":
         load_base(training.base, run)
-        if run.experiment.train_energy.start_from_critic:
-            load_weights(training.energy, read_state(run, "train-base")["energy"], run, "critic")
+        if experiment.train_energy.start_from_critic:
+            load_weights(training.energy, result_state(run, "train-base")["energy"], run, "critic")
+    keys = experiment.train_base if training.train_base else experiment.train_energy
+    if getattr(keys.objective, "log_partition", None) == "initialised":
+        n = experiment.train_energy.n_log_partition
+        start = log_partition(training, n, make_generator(seed, "initial log-partition", device=device))
+        training.energy.log_partition.data.fill_(start.value)
     return training
 
 
@@ -156,48 +224,35 @@ def _run(training: Training, callbacks: Callbacks, run: Run, stage: str) -> None
         ) from None
 
 
-def closing_figures(training: Training, dataset: Dataset, n: int, seed: int) -> dict[str, float]:
-    """Log-partition by log-mean-exp over n base samples, and KALE on training and held-out data with it.
+def trains(experiment: Experiment, stage: str) -> bool:
+    return experiment.trains_base if stage == "train-base" else experiment.trains_energy
 
-    KALE here is the Donsker-Varadhan form -mean E - log Z, a lower bound on KL(data || base); its standard error joins
-    those of the mean energy and of log Z. ESS is that of the importance weights exp(-E) among the n base samples.
-    """
-    energy, base = training.energy.eval(), training.base.eval()
-    device = training.generator.device
-    generator = make_generator(seed, "log-partition", device=device)
 
-    @torch.no_grad()
-    def energies(data: Tensor) -> Tensor:
-        return torch.cat([energy(to_float(batch.to(device))).double() for batch in data.split(1000)])
-
-    @torch.no_grad()
-    def base_samples() -> Iterator[Tensor]:
-        for start in range(0, n, 1000):
-            yield -energy(base(training.prior.sample(min(1000, n - start), generator)))
-
-    log_z = log_mean_exp(base_samples())
-    figures = {
-        "log_partition_learned": training.energy.log_partition.item(),
-        "log_partition_estimate": log_z.value,
-        "log_partition_standard_error": log_z.standard_error,
-        "ess": log_z.effective_sample_size,
-        "n_log_partition": n,
-    }
-    for split, data in (("train", dataset.train), ("held_out", dataset.held_out)):
-        if len(data) > 1:
-            e = energies(data)
-            figures[f"kale_{split}"] = -e.mean().item() - log_z.value
-            figures[f"kale_{split}_standard_error"] = math.hypot(e.std().item() / len(e) ** 0.5, log_z.standard_error)
-    return figures
+def _memory(experiment: Experiment, stage: str, dataset: Dataset, allow_plugins: bool) -> float:
+    """About how many MB a stage takes, from one step at a batch of four."""
+    key = stage.replace("-", "_")
+    keys = getattr(experiment, key)
+    small = keys.model_copy(update={"batch_size": min(4, len(dataset.train)), "accumulate": 1, "compile": False})
+    training = build_training(
+        experiment.model_copy(update={key: small}), stage, dataset, 0, torch.device("cpu"), allow_plugins
+    )
+    return round(estimate(training, keys.batch_size // keys.accumulate).total / 1e6, 1)
 
 
 def describe(experiment: Experiment, allow_plugins: bool = False) -> dict[str, Any]:
-    """Sizes of the data and the networks, after the same check as a run's start; writes nothing."""
+    """Sizes of the data and the networks and the memory of each stage, after the same check as a run's start; writes nothing."""
     dataset, base, energy = _checked(experiment, allow_plugins)
+    validation = {} if dataset.validation is None else {"n_validation": len(dataset.validation)}
     return {
         "n_train": len(dataset.train),
+        **validation,
         "n_held_out": len(dataset.held_out),
         "shape": list(dataset.shape),
         "base_parameters": count_parameters(base),
         "energy_parameters": count_parameters(energy),
+        "memory_mb": {
+            s: _memory(experiment, s, dataset, allow_plugins)
+            for s in ("train-base", "train-energy")
+            if trains(experiment, s)
+        },
     }

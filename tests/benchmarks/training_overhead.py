@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from gebm_cli.core.training.loop import Callbacks, Training
-from gebm_cli.experiment.build import build_dataset, build_training
+from gebm_cli.experiment.build import build_dataset
+from gebm_cli.experiment.build_training import build_training
 from gebm_cli.experiment.load import load_experiment
 
 STEPS = 20
@@ -36,14 +37,14 @@ def bare(training: Training, data: torch.Tensor, order: torch.Tensor, steps: int
         with torch.no_grad():
             y = base(torch.randn(n, d, generator=generator))
         both = torch.cat([x, y])
-        both = both + training.noise_std * torch.randn(both.shape, generator=generator)
+        both = both + training.method.noise_std * torch.randn(both.shape, generator=generator)
         x, y = both[:n], both[n:]
         e = energy(both)
         a = torch.rand(n, generator=generator).view(-1, 1, 1, 1)
         between = torch.lerp(y, x, a).requires_grad_()
         (gradient,) = torch.autograd.grad(energy(between).sum(), between, create_graph=True)
         kale = 1.0 - (e[:n] + energy.log_partition).mean() - torch.exp(-e[n:] - energy.log_partition).mean()
-        loss = -kale + training.penalty_weight * gradient.square().sum() / n
+        loss = -kale + training.method.penalty.weight * gradient.square().sum() / n
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

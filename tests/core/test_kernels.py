@@ -9,7 +9,16 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist, pdist
 
-from gebm_cli.core.kernels import Gaussian, Polynomial, median_bandwidth, squared_distances
+from gebm_cli.core.kernels import (
+    EnergyDistance,
+    Gaussian,
+    GaussianMixture,
+    Polynomial,
+    RationalQuadratic,
+    median_bandwidth,
+    squared_distances,
+)
+from gebm_cli.core.mmd import mmd2_loss
 
 
 def _gaussian(a, b):
@@ -20,7 +29,30 @@ def _polynomial(degree):
     return lambda a, b: (sum(s * t for s, t in zip(a, b, strict=True)) / len(a) + 1) ** degree
 
 
+def _mixture(linear):
+    return lambda a, b: (
+        sum(math.exp(-(math.dist(a, b) ** 2) / (2 * s * s)) for s in (2, 5, 10, 20, 40, 80)) + linear * _dot(a, b)
+    )
+
+
+def _rational(alphas, linear):
+    return lambda a, b: sum((1 + math.dist(a, b) ** 2 / (2 * r)) ** -r for r in alphas) + linear * _dot(a, b)
+
+
+def _dot(a, b):
+    return sum(s * t for s, t in zip(a, b, strict=True))
+
+
+def _distance(a, b):
+    return (math.hypot(*a) + math.hypot(*b) - math.dist(a, b)) / 2
+
+
 KERNELS = [
+    pytest.param(GaussianMixture(), _mixture(0), id="mixture"),
+    pytest.param(GaussianMixture(linear=0.3), _mixture(0.3), id="mixture-dot"),
+    pytest.param(RationalQuadratic(), _rational((0.2, 0.5, 1, 2, 5), 0), id="rq"),
+    pytest.param(RationalQuadratic((0.1, 1.0, 10.0), linear=1.0), _rational((0.1, 1, 10), 1), id="rq-dot"),
+    pytest.param(EnergyDistance(), _distance, id="distance"),
     pytest.param(Gaussian(0.7), _gaussian, id="gaussian"),
     pytest.param(Polynomial(), _polynomial(3), id="cubic"),
     pytest.param(Polynomial(2), _polynomial(2), id="quadratic"),
@@ -73,6 +105,25 @@ def test_squared_distances_agree_with_scipy():
     error = np.abs(squared_distances(x, y).numpy() - cdist(x, y, "sqeuclidean")).max()
     assert error < 1e-12, f"error {error:.1e}"
     assert (squared_distances(1e3 + x.float(), 1e3 + x.float()) >= 0).all()
+
+
+@pytest.mark.parametrize(("kernel", "scalar"), KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernel_has_a_gradient_at_equal_points(kernel, scalar, dtype):
+    """Summed over a sample with itself, whose diagonal has distance 0, every kernel has a finite gradient.
+
+    Whole numbers, so that rounding leaves the zeros as they are; the origin is among them.
+    """
+    x = torch.cat([(3 * _points(6, 3, 12, dtype)).round(), torch.zeros(1, 3, dtype=dtype)]).requires_grad_()
+    kernel(x, x).sum().backward()
+    assert x.grad.isfinite().all(), x.grad
+
+
+def test_mmd_of_the_energy_distance_is_half_of_it():
+    """MMD^2 with that kernel is E|x - y| - E|x - x'| / 2 - E|y - y'| / 2, by scipy's distances."""
+    x, y = _points(9, 2, 14), 0.5 + _points(7, 2, 15)
+    expected = cdist(x, y).mean() - pdist(x).mean() / 2 - pdist(y).mean() / 2
+    assert mmd2_loss(x, y, EnergyDistance()).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [6, 30, 101])

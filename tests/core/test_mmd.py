@@ -10,8 +10,8 @@ import torch
 from scipy.stats import norm
 
 from gebm_cli.core import mmd
-from gebm_cli.core.kernels import Gaussian, Polynomial
-from gebm_cli.core.mmd import Difference, mmd2, relative_mmd2
+from gebm_cli.core.kernels import EnergyDistance, Gaussian, GaussianMixture, Polynomial, RationalQuadratic
+from gebm_cli.core.mmd import Difference, difference_of, mmd2, mmd2_loss, relative_mmd2, row_means, sums_against
 
 WIDTH, MEAN, SCALE, DIM = 0.8, 0.6, 1.4, 2
 
@@ -41,13 +41,17 @@ def _mean_kernel(mean, variance):
 TRUE_MMD2 = _mean_kernel(0, 2) + _mean_kernel(0, 2 * SCALE**2) - 2 * _mean_kernel(MEAN, 1 + SCALE**2)
 
 
-@pytest.mark.parametrize("kernel", [Gaussian(0.9), Polynomial(3)])
+@pytest.mark.parametrize(
+    "kernel",
+    [Gaussian(0.9), Polynomial(3), EnergyDistance(), GaussianMixture(linear=0.7), RationalQuadratic(linear=1.0)],
+)
 @pytest.mark.parametrize("sizes", [(9, 14), (14, 9), (2, 3), (8, 8)])
 def test_mmd2_is_its_double_loop(kernel, sizes, generator):
     """The estimate equals the U-statistic written as loops, for any sizes."""
     x, y = _normal(sizes[0], generator), _normal(sizes[1], generator, 0.5)
     expected = _mmd2_by_loops(x, y, kernel)
     assert mmd2(x, y, kernel).value == pytest.approx(expected, abs=1e-12, rel=1e-12)
+    assert mmd2_loss(x, y, kernel).item() == pytest.approx(expected, abs=1e-12, rel=1e-12)
 
 
 def test_standard_error_is_its_formula(generator):
@@ -216,3 +220,16 @@ def test_comparison_without_variance_is_undecided():
     result = relative_mmd2(*[torch.ones(5, 2)] * 3, Gaussian(1.0))
     assert (result.value, result.standard_error) == (0.0, 0.0)
     assert math.isnan(result.z) and math.isnan(result.p_less)
+
+
+def test_kept_sums_give_the_comparison_of_the_samples(generator):
+    """From the sums of either sample alone, with or without the reference's own row means, comes the same comparison."""
+    r, x, y = _normal(20, generator), _normal(30, generator, 0.4), _normal(25, generator, 1.0)
+    direct = relative_mmd2(r, x, y, Polynomial())
+    first, second = sums_against(r, x, Polynomial()), sums_against(r, y, Polynomial(), row_means(Polynomial(), r))
+    kept = difference_of(first, second)
+    assert (kept.value, kept.standard_error) == pytest.approx((direct.value, direct.standard_error), rel=1e-12)
+    assert (kept.x.value, kept.y.value) == pytest.approx(
+        (mmd2(r, x, Polynomial()).value, mmd2(r, y, Polynomial()).value)
+    )
+    assert kept.y.standard_error == pytest.approx(mmd2(r, y, Polynomial()).standard_error, rel=1e-12)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gebm_cli.errors import UsageError
+from gebm_cli.experiment.build_models import build_base, build_energy, build_prior
 from gebm_cli.experiment.load import ConfigError, load_experiment, to_yaml
 
 ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "experiments").glob("*.yaml"))
+PLANE = "name: x\ndata: {kind: toy, name: ring}\nbase: {kind: realnvp}\nenergy: {kind: flow}\n"
 MINIMAL = "name: x\ndata: {kind: digits}\nbase: {kind: conv}\nenergy: {kind: conv}\n"
 
 
@@ -32,12 +36,35 @@ def problems(path, *overrides, flags=None) -> list[str]:
     return [p.replace(f"{path}", "x.yaml") for p in caught.value.problems]
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
 def test_every_shipped_experiment_is_valid_and_begins_with_its_command(file):
     """Each shipped file loads, is named after itself, and its first comment is a command that names it."""
     assert load_experiment(file).name == file.stem
     first = file.read_text().splitlines()[0]
     assert first.startswith("# gebm train-") and f"experiments/{file.name}" in first
+
+
+def data_shape(experiment) -> tuple[int, ...]:
+    """The shape of one point, from the keys alone; of a table, what its flow expects."""
+    data = experiment.data
+    known = {"toy": (2,), "digits": (1, 8, 8), "cifar10": (3, 32, 32), "imagenet32": (3, 32, 32), "csv": (experiment.latent_dim,)}
+    return known[data.kind] if data.kind in known else (3, data.size, data.size)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
+def test_the_networks_of_every_shipped_experiment_fit_its_data(file):
+    """Base, critic and energy are built for the shape of the data, and two latents go through them: sizes fit, all is finite."""
+    experiment = load_experiment(file)
+    shape, features = data_shape(experiment), getattr(experiment.train_base.objective, "features", 1)
+    with torch.no_grad():
+        base = build_base(experiment, shape, 0)
+        points = base(build_prior(experiment, base).sample(2, torch.Generator().manual_seed(0)))
+        assert points.shape == (2, *shape) and points.isfinite().all()
+        for stage, n_out in (("train-base", features), ("train-energy", 1)):
+            if stage == "train-energy" or (experiment.trains_base and n_out > 1):
+                energy = build_energy(experiment, shape, 0, stage, n_out=n_out, base=base)
+                outputs = energy.features(points)
+                assert outputs.shape == (2, n_out) and outputs.isfinite().all()
 
 
 def test_the_cifar10_experiment_is_the_published_setting():
@@ -59,7 +86,8 @@ def test_the_cifar10_experiment_is_the_published_setting():
         ("train_base: {lr: 1e-4}", lambda e: e.train_base.lr == 1e-4),
         ("train_base: {steps: 010}", lambda e: e.train_base.steps == 10),
         ("train_base: {betas: [0, .9]}", lambda e: e.train_base.betas == (0.0, 0.9)),
-        ("energy: {kind: conv, spectral_norm: yes}", lambda e: e.energy.spectral_norm is True),
+        ("base: {kind: conv, batch_norm: yes}", lambda e: e.base.batch_norm is True),
+        ("energy: {kind: conv, spectral: none}", lambda e: e.energy.spectral == "none"),
         ("data: {kind: cifar10, root: no}", lambda e: e.data.root == "no"),
         ("data: {kind: cifar10, root: 12:30:00}", lambda e: e.data.root == "12:30:00"),
         ("sample: {friction: 3}", lambda e: e.sample.friction == 3.0),
@@ -87,7 +115,7 @@ def test_all_errors_come_in_one_report_with_file_and_line(write):
     assert set(found) == {
         "override 'foo': an override is written key=value, for instance train_energy.lr=1e-4",
         "x.yaml:2: data.held_uot: unknown key; did you mean 'held_out'?",
-        "x.yaml:4: energy.kind: got 'convv', expected 'conv' or 'sngan' or 'mlp' or 'external'",
+        "x.yaml:4: energy.kind: got 'convv', expected 'conv' or 'sngan' or 'dcgan' or 'resnet' or 'mlp' or 'flow' or 'external'",
         "x.yaml:6: train_base.lr: got 'fast', expected a number",
         "x.yaml:7: train_base.lerning_rate: unknown key; did you mean 'lr'?",
         "x.yaml:8: train_base.batch_size: got '0', expected a number of at least 1",
@@ -124,7 +152,25 @@ def test_all_errors_come_in_one_report_with_file_and_line(write):
         ),
         (
             MINIMAL.replace("digits", "toy, name: ring"),
-            "base.kind: conv does not fit data.kind: toy; use mlp or circle",
+            "base.kind: conv does not fit data.kind: toy; use mlp, circle, realnvp or maf, or external",
+        ),
+        (
+            MINIMAL.replace("base: {kind: conv}", "base: {kind: maf}"),
+            "base.kind: maf does not fit data.kind: digits; use conv, sngan, dcgan, resnet or realnvp-image, or external",
+        ),
+        (
+            MINIMAL.replace("energy: {kind: conv}", "energy: {kind: flow}"),
+            "energy.kind: flow does not fit data.kind: digits; use conv, sngan, dcgan or resnet, or external",
+        ),
+        (
+            MINIMAL.replace("base: {kind: conv}", "base: {kind: realnvp-image}"),
+            "latent_dim: 100 does not fit base.kind: realnvp-image, which is invertible; use 64",
+        ),
+        (PLANE + "latent_dim: 3\n", "latent_dim: 3 does not fit base.kind: realnvp, which is invertible; use 2"),
+        (PLANE + "latent_dim: 2\nprior: uniform\n", "prior: uniform does not fit base.kind: realnvp"),
+        (
+            PLANE.replace("realnvp", "mlp") + "latent_dim: 2\n",
+            "energy.kind: flow needs a base with a density, which base.kind: mlp has not; use base.kind realnvp or maf",
         ),
         (MINIMAL.replace("name: x", "name: ../../etc"), "x.yaml:1: name: got '../../etc', expected letters, digits"),
     ],

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from gebm_cli.core.data import streaming
 from gebm_cli.core.data.dataset import Data, Dataset
@@ -39,8 +40,8 @@ def digits(held_out: int) -> Dataset:
     return _split("digits", images, torch.from_numpy(loaded.target.astype(np.int64)), held_out)
 
 
-def cifar10(root: str, download: bool) -> Dataset:
-    """CIFAR-10 (Krizhevsky 2009) in its own split of 50,000 and 10,000.
+def cifar10(root: str, download: bool, size: int = 32) -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009) in its own split of 50,000 and 10,000, made smaller (antialiased bicubic) where `size` is.
 
     Raises:
         UsageError: it is neither there nor can be downloaded; the message says where to put it.
@@ -60,8 +61,18 @@ def cifar10(root: str, download: bool) -> Dataset:
                 os.rmdir(root)  # torchvision makes it before it finds no network
             what = "could not be downloaded" if download else "is not there and data.download is false"
             raise UsageError(f"data: CIFAR-10 {what} ({one_line(error)}); {remedy}") from None
-        parts.append((torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(loaded.targets)))
+        images = torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous()
+        parts.append((images if size == 32 else _smaller(images, size), torch.tensor(loaded.targets)))
     return Dataset("cifar10", parts[0][0], parts[1][0], parts[0][1], parts[1][1])
+
+
+def _smaller(images: Tensor, size: int) -> Tensor:
+    """uint8 images (n, c, h, w) at size x size, in parts that fit in memory."""
+    resized = [
+        interpolate(part.float(), (size, size), mode="bicubic", antialias=True).round().clamp(0, 255).to(torch.uint8)
+        for part in images.split(5000)
+    ]
+    return torch.cat(resized)
 
 
 def folder(

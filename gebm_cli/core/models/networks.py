@@ -16,14 +16,16 @@ class Energy(nn.Module):
     c is a scalar parameter, kept with the network so that no checkpoint can lose it.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, floor: float | None = None) -> None:
         super().__init__()
         self.network = network
+        self.floor = floor
         self.log_partition = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """E(x), (n, ...) -> (n,)."""
-        return self.network(x).flatten()
+        """E(x), (n, ...) -> (n,), not below the floor, where there is one; its gradient is 0 there."""
+        energy = self.network(x).flatten()
+        return energy if self.floor is None else energy.clamp_min(self.floor)
 
     def features(self, x: Tensor) -> Tensor:
         """The network's outputs for a kernel, (n, ...) -> (n, k), where it has k of them."""

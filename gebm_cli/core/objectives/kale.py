@@ -9,16 +9,13 @@ Sign convention: low energy means likely; the model's weight on a base point is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-def kale(energy_data: Tensor, energy_base: Tensor, log_partition: Tensor) -> Tensor:
-    """F at the energies of data points (n,) and base points (m,), and a scalar c. The energy and c maximise it."""
-    return 1.0 - (energy_data + log_partition).mean() - torch.exp(-energy_base - log_partition).mean()
+from gebm_cli.core.objectives.objective import Objective
 
 
 def base_loss(energy_base: Tensor) -> Tensor:
@@ -31,18 +28,27 @@ def base_loss(energy_base: Tensor) -> Tensor:
     return math.log(len(energy_base)) - torch.logsumexp(-energy_base, 0)
 
 
-def gradient_penalty(energy: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """Zero-centred penalty, mean_i |grad E(x_i^)|^2 at x^ = a x + (1 - a) y, one a in [0, 1] per sample.
+@dataclass(frozen=True)
+class Kale(Objective):
+    """F as an objective: with a learned c, or with `batch_log_partition` at the c that is best for the batch.
 
-    Args:
-        energy: (n, ...) -> (n,).
-        x, y: data and base points (n, ...), no gradient flows into them.
-        weight: the interpolation weights a, (n,).
+    In the latter case F is the Donsker-Varadhan bound -mean_P E - log mean_Q exp(-E), in which any constant of E cancels; its
+    gradient has a bias of order 1/m, and c stays where it is until it is estimated at the end of training.
     """
-    a = weight.view(-1, *[1] * (x.dim() - 1))
-    between = torch.lerp(y, x, a).requires_grad_()
-    (gradient,) = torch.autograd.grad(energy(between).sum(), between, create_graph=True)
-    return gradient.square().sum() / len(x)
+
+    batch_log_partition: bool = False
+
+    @property
+    def learns_constant(self) -> bool:  # type: ignore[override]
+        return not self.batch_log_partition
+
+    def value(self, on_data: Tensor, on_base: Tensor) -> Tensor:
+        if self.batch_log_partition:
+            return base_loss(on_base) - on_data.mean()
+        return 1.0 - on_data.mean() - torch.exp(-on_base).mean()
+
+    def base_loss(self, on_base: Tensor, on_data: Tensor | None = None) -> Tensor:
+        return base_loss(on_base)
 
 
 @dataclass(frozen=True)

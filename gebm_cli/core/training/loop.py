@@ -20,7 +20,10 @@ from gebm_cli.core.data.dataset import Minibatches
 from gebm_cli.core.device import random_state, set_random_state
 from gebm_cli.core.models.networks import Energy
 from gebm_cli.core.models.prior import NormalPrior
-from gebm_cli.core.training.optimise import adam, base_step, energy_step, frozen, linear_decay
+from gebm_cli.core.objectives.kale import Kale
+from gebm_cli.core.training.direct import Direct, Models
+from gebm_cli.core.training.lr_rule import RateRule
+from gebm_cli.core.training.optimise import Method, adam, base_step, critic_step, frozen
 from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
 
 Metrics = dict[str, float]
@@ -52,8 +55,30 @@ class Callbacks:
 
     log: Callable[[int, Metrics], None] = lambda step, metrics: None
     save: Callable[[int, dict[str, Any]], None] = lambda step, state: None
+    keep_best: Callable[[int, dict[str, Any]], None] = lambda step, state: None
     keep_diverged: Callable[[int, dict[str, Any]], None] = lambda step, state: None
     should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class Watch:
+    """A score that is taken every `every` steps, the lower the better; the networks that had the best one are the result."""
+
+    name: str
+    every: int
+    score: Callable[[Training], float]
+    best: float | None = None
+    best_step: int = 0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Adam's settings: the learning rate, that of the log-partition, the averaging coefficients, and the schedule."""
+
+    lr: float
+    betas: tuple[float, float] = (0.5, 0.999)
+    lr_log_partition: float | None = None
+    schedule: Callable[[int], float] = lambda step: 1.0
 
 
 @dataclass
@@ -61,7 +86,7 @@ class Training:
     """One training stage: networks, optimisers, data order, random state and counters.
 
     With `train_base` false the base is frozen and only energy and log-partition learn. `step` counts base updates in the
-    first case and energy updates in the second.
+    first case and energy updates in the second. With a `direct` objective there is no critic: every call is a step.
     """
 
     base: nn.Module
@@ -71,13 +96,12 @@ class Training:
     schedule: Schedule
     generator: torch.Generator
     train_base: bool
-    lr: float
-    betas: tuple[float, float]
-    penalty_weight: float
-    noise_std: float = 0.0
-    lr_log_partition: float | None = None
-    linear_schedule: bool = False
+    rates: Rates
+    method: Method = field(default_factory=Method)
+    direct: Direct | None = None
     ema_halflife_steps: float | None = None
+    rule: RateRule | None = None
+    watch: Watch | None = None
     step: int = 0
     critic_steps_done: int = 0
     position_in_round: int = 0
@@ -86,20 +110,24 @@ class Training:
     def __post_init__(self) -> None:
         self.energy.train()
         self.base.train(self.train_base)
-        self.critic_optimiser = adam(self.energy, self.lr, self.betas, self.lr_log_partition)
+        self.critic_optimiser = adam(self.energy, self.rates.lr, self.rates.betas, self.rates.lr_log_partition)
         self.base_optimiser: torch.optim.Adam | None = None
         self.averaged: AveragedModel | None = None
         if self.train_base:
-            self.base_optimiser = adam(self.base, self.lr, self.betas)
+            self.base_optimiser = adam(self.base, self.rates.lr, self.rates.betas)
             if self.ema_halflife_steps:
                 decay = 0.5 ** (1.0 / self.ema_halflife_steps)
                 self.averaged = AveragedModel(self.base, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self._start_rates = [group["lr"] for group in self._groups()]
+        self.models = Models(self.base, self.energy, self.prior, self.method.share, self.generator)
 
     # ------------------------------------------------------------------------------------------------------- stepping
 
     def advance(self) -> bool:
         """One optimiser call; true when it completed a step (an update of what this stage counts)."""
+        if self.direct is not None:
+            self._direct_step(self.direct)
+            return self._step_done()
         if not self.train_base:
             self._critic_step()
             return self._step_done()
@@ -112,38 +140,63 @@ class Training:
         return self._step_done()
 
     def _critic_step(self) -> None:
-        self._last["kale"], self._last["penalty"] = energy_step(
+        name = "kale" if isinstance(self.method.objective, Kale) else "critic_value"
+        self._last[name], penalty = critic_step(
             self.energy,
             self.base,
             self.prior,
             self.batches.next(),
             self.critic_optimiser,
-            self.penalty_weight,
+            self.method,
             self.generator,
-            self.noise_std,
+            with_penalty := self.critic_steps_done % self.method.penalty.every == 0,
         )
+        if with_penalty:
+            self._last["penalty"] = penalty
         self.critic_steps_done += 1
 
     def _base_step(self) -> None:
-        optimiser = self.base_optimiser
-        if optimiser is None:
-            raise RuntimeError("this stage does not train the base")
+        optimiser = self._trained_by()
+        data = self.batches.next() if self.method.objective.base_sees_data else None
+        n = self.batches.batch_size // self.method.share.size
         self.energy.eval()
         with frozen(self.energy):
             self._last["base_loss"] = base_step(
-                self.base, self.energy, self.prior, self.batches.batch_size, optimiser, self.generator, self.noise_std
+                self.base, self.energy, self.prior, n, optimiser, self.method, self.generator, data
             )
         self.energy.train()
+        self._average()
+
+    def _direct_step(self, direct: Direct) -> None:
+        optimiser = self._trained_by()
+        network = self.base if self.train_base else self.energy
+        optimiser.zero_grad(set_to_none=True)
+        loss = direct.loss(self.models, *self.method.noisy([self.batches.next()], self.generator))
+        loss.backward()
+        self.method.share.sum_gradients(network.parameters())
+        optimiser.step()
+        self._last["loss"] = loss.detach()
+        self._average()
+
+    def _trained_by(self) -> torch.optim.Adam:
+        return self.base_optimiser if self.base_optimiser is not None else self.critic_optimiser
+
+    def _average(self) -> None:
         if self.averaged is not None:
             self.averaged.update_parameters(self.base)
 
     def _step_done(self) -> bool:
         self.step += 1
-        if self.linear_schedule:
-            factor = linear_decay(self.schedule.steps)(self.step)
-            for group, rate in zip(self._groups(), self._start_rates, strict=True):
-                group["lr"] = rate * factor
+        if self.rule is not None and self.step % self.rule.every == 0:
+            self.rule.update(self.result_base(), self.prior, self.step)
+        factor = self.rates.schedule(self.step)
+        for group, rate in zip(self._groups(), self._start_rates, strict=True):
+            group["lr"] = rate * factor if self.rule is None else self.rule.rate(rate * factor)
         return True
+
+    def result_base(self) -> nn.Module:
+        """The base that the stage would end with now: the averaged one where averaging is on."""
+        return self.averaged.module if self.averaged is not None else self.base
 
     def _optimisers(self) -> list[torch.optim.Adam]:
         return [o for o in (self.critic_optimiser, self.base_optimiser) if o is not None]
@@ -154,9 +207,10 @@ class Training:
     def metrics(self) -> Metrics:
         """The last losses, read from the device (one synchronisation)."""
         last = dict(self._last)
-        last["log_partition"] = self.energy.log_partition.detach()
+        if self.direct is None:
+            last["log_partition"] = self.energy.log_partition.detach()
         values = torch.stack([v.to(self.generator.device).double() for v in last.values()]).tolist()
-        return dict(zip(last, values, strict=True)) | {"lr": self.critic_optimiser.param_groups[0]["lr"]}
+        return dict(zip(last, values, strict=True)) | {"lr": self._trained_by().param_groups[0]["lr"]}
 
     # -------------------------------------------------------------------------------------------------------- running
 
@@ -168,6 +222,8 @@ class Training:
             InterruptedRun: `should_stop` turned true; the state was saved first.
         """
         schedule = self.schedule
+        if self.watch is not None and self.step == 0:
+            self._score(callbacks, self.watch)
         while self.step < schedule.steps:
             done = self.advance()
             if callbacks.should_stop():
@@ -176,11 +232,21 @@ class Training:
                 raise InterruptedRun(f"interrupted at step {self.step} of {schedule.steps}; the state is saved")
             if not done:
                 continue
+            if self.watch is not None and (self.step % self.watch.every == 0 or self.step == schedule.steps):
+                self._score(callbacks, self.watch)
             save = self.step % schedule.checkpoint_every == 0 or self.step == schedule.steps
             if save or self.step % schedule.log_every == 0:
                 callbacks.log(self.step, self._check(callbacks))
             if save:
                 callbacks.save(self.step, self.state_dict())
+
+    def _score(self, callbacks: Callbacks, watch: Watch) -> None:
+        """Score the networks as they are now, and keep them where no earlier score was better."""
+        score = watch.score(self)
+        callbacks.log(self.step, {watch.name: score})
+        if watch.best is None or score < watch.best or math.isnan(watch.best):
+            watch.best, watch.best_step = score, self.step
+            callbacks.keep_best(self.step, self.state_dict())
 
     def _check(self, callbacks: Callbacks) -> Metrics:
         metrics = self.metrics()
@@ -217,6 +283,9 @@ class Training:
             "step": self.step,
             "critic_steps_done": self.critic_steps_done,
             "position_in_round": self.position_in_round,
+            "chains": None if self.models.chains is None else self.method.share.together(self.models.chains),
+            "rule": self.rule.state_dict() if self.rule is not None else None,
+            "watch": [self.watch.best, self.watch.best_step] if self.watch is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -242,3 +311,9 @@ class Training:
         self.step = state["step"]
         self.critic_steps_done = state["critic_steps_done"]
         self.position_in_round = state["position_in_round"]
+        if state["chains"] is not None:
+            self.models.chains = self.method.share.of(state["chains"].to(self.generator.device))
+        if self.rule is not None:
+            self.rule.load_state_dict(state["rule"])
+        if self.watch is not None:
+            self.watch.best, self.watch.best_step = state["watch"]

@@ -19,6 +19,15 @@ from gebm_cli.experiment.schema.training import TrainBase, TrainEnergy
 
 __all__ = ["Evaluate", "Experiment", "Sample", "Section", "TrainBase", "TrainEnergy", "TwoSampleTest"]
 
+FLOWS = ("realnvp", "maf", "realnvp-image")
+FOR_POINTS = {"base": ("mlp", "circle", "realnvp", "maf"), "energy": ("mlp", "flow")}
+FOR_IMAGES = {
+    "base": ("conv", "sngan", "dcgan", "resnet", "realnvp-image"),
+    "energy": ("conv", "sngan", "dcgan", "resnet"),
+}
+# How many numbers a point has, of the data whose shape is known beforehand.
+NUMBERS = {"toy": 2, "digits": 64, "imagenet32": 3072}
+
 
 class Experiment(Section):
     """Everything that defines a run."""
@@ -64,13 +73,66 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _networks_fit_the_data(self) -> Experiment:
         """Points in the plane need networks for points, images need networks for images; the user's own fit either."""
-        points, for_points = self.data.kind == "toy", ("mlp", "circle")
+        fit = FOR_POINTS if self.data.kind in ("toy", "csv") else FOR_IMAGES
         for key, kind in (("base", self.base.kind), ("energy", self.energy.kind)):
-            if kind != "external" and points != (kind in for_points):
-                fit = "mlp or circle" if points and key == "base" else "mlp" if points else "conv or sngan"
-                raise ValueError(f"{key}.kind: {kind} does not fit data.kind: {self.data.kind}; use {fit}, or external")
+            if kind not in (*fit[key], "external"):
+                use = f"{', '.join(fit[key][:-1])} or {fit[key][-1]}"
+                raise ValueError(f"{key}.kind: {kind} does not fit data.kind: {self.data.kind}; use {use}, or external")
         if self.base.kind == "circle" and self.latent_dim != 2:
             raise ValueError(f"latent_dim: {self.latent_dim} does not fit base.kind: circle; use 2")
+        return self
+
+    @model_validator(mode="after")
+    def _flows_are_invertible(self) -> Experiment:
+        """A flow's latent is as large as the data and normal; the energy of two flows needs one as base."""
+        if self.base.kind in FLOWS:
+            numbers = NUMBERS.get(self.data.kind)
+            if numbers is not None and self.latent_dim != numbers:
+                raise ValueError(
+                    f"latent_dim: {self.latent_dim} does not fit base.kind: {self.base.kind}, which is invertible; use "
+                    f"{numbers}, the number of numbers in a point of data.kind: {self.data.kind}"
+                )
+            if self.prior == "uniform":
+                raise ValueError(
+                    f"prior: uniform does not fit base.kind: {self.base.kind}, whose density is that of a normal latent; "
+                    "leave prior out"
+                )
+        if self.energy.kind == "flow" and self.base.kind not in ("realnvp", "maf"):
+            raise ValueError(
+                f"energy.kind: flow needs a base with a density, which base.kind: {self.base.kind} has not; use base.kind "
+                "realnvp or maf, or another energy"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_fit_the_networks(self) -> Experiment:
+        """Likelihoods need a density, kernels need features, and only a scalar critic can become an energy."""
+        of_base, of_energy = self.train_base.objective.kind, self.train_energy.objective.kind
+        density = self.base.kind in FLOWS
+        if self.trains_base and not density and (of_base in ("ml", "cd", "pcd") or self.train_base.keep_best == "nll"):
+            key = "objective" if of_base in ("ml", "cd", "pcd") else "keep_best"
+            raise ValueError(
+                f"train_base.{key}: {of_base if key == 'objective' else 'nll'} needs a base with a density, which base.kind: "
+                f"{self.base.kind} has not; use base.kind {', '.join(FLOWS)}, or another one"
+            )
+        if not density and (of_energy == "cd" or self.train_energy.keep_best == "nll"):
+            key, what, other = "keep_best", "nll", "kale"
+            if of_energy == "cd":
+                key, what = "objective", "cd, whose chains begin at the latents of data,"
+                other = "pcd, which begins them from the prior"
+            raise ValueError(
+                f"train_energy.{key}: {what} needs a base with a density, not base.kind: {self.base.kind}; use {other}"
+            )
+        if self.trains_base and of_base in ("mmd", "smmd") and self.energy.kind == "flow":
+            raise ValueError(
+                f"train_base.objective: {of_base} has a kernel on the critic's features, and energy.kind: flow is a scalar; use "
+                "energy.kind mlp, or objective kale"
+            )
+        if self.train_energy.start_from_critic and of_base in ("mmd", "smmd", "gmmn", "ml", "cd", "pcd"):
+            raise ValueError(
+                f"train_energy.start_from_critic: the objective {of_base} of train_base leaves no critic that is an energy; "
+                "leave it out"
+            )
         return self
 
     @model_validator(mode="after")

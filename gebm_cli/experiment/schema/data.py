@@ -26,6 +26,9 @@ class Cifar10(Section):
     kind: Literal["cifar10"]
     root: str = Field("data", description="Folder that holds, or will hold, `cifar-10-batches-py`.")
     download: bool = Field(True, description="Download the archive when it is absent.")
+    size: Literal["32", "16", "8"] = Field(
+        "32", description="Pixels a side; 16 and 8 by antialiased bicubic reduction, for machines without a GPU."
+    )
 
 
 class Folder(Section):

@@ -9,6 +9,10 @@ from pydantic import Field, field_validator
 
 from gebm_cli.experiment.schema.common import Count, Section, Width
 
+Blocks = Annotated[int, Field(ge=1, le=1_000)]
+Spectral = Literal["none", "norm", "parametrised"]
+SPECTRAL = "Spectral norm: `norm` divides {} by its largest singular value; `parametrised` also multiplies it by a learned scalar."
+
 
 class ConvBase(Section):
     """DCGAN generator: linear, then one transposed convolution per doubling, tanh."""
@@ -19,9 +23,25 @@ class ConvBase(Section):
 
 
 class SnganBase(Section):
-    """The reference's `sngan` generator (ConvNet, batch norm) for 32x32 images; 3,584,003 parameters at latent 100."""
+    """The reference's `sngan` generator (ConvNet, batch norm); at 32x32 and latent 100 it has 3,584,003 parameters."""
 
     kind: Literal["sngan"]
+
+
+class DcganBase(Section):
+    """The usual DCGAN generator at 64x64; at 32x32 the reference's `dcgan`, 3,573,824 parameters at latent 100."""
+
+    kind: Literal["dcgan"]
+    width: Width = Field(64, description="Channels at a side of 32; they double at each halving.")
+
+
+class ResnetBase(Section):
+    """Residual generator: at 32x32 the reference's `resnet-sn`, 1,097,603 parameters at latent 100; else Miyato et al. 2018."""
+
+    kind: Literal["resnet"]
+    width: Width = Field(
+        128, description="Channels at 32x32; at 64x64 and 128x128 they are width / 2 times 16, 8, 4, 2, 1."
+    )
 
 
 class MlpBase(Section):
@@ -36,6 +56,32 @@ class CircleBase(Section):
     """x = z / |z|: the fixed base with the right support and the wrong mass. It has no parameters to train."""
 
     kind: Literal["circle"]
+
+
+class RealNvpBase(Section):
+    """Real NVP: affine couplings of the even and the odd coordinates. A flow, so it has a density; `latent_dim` is the data's."""
+
+    kind: Literal["realnvp"]
+    n_blocks: Blocks = Field(5, description="Number of couplings; two or more move every coordinate.")
+    width: Width = Field(100, description="Units in each of the two hidden layers of a coupling's networks.")
+
+
+class MafBase(Section):
+    """Masked autoregressive flow. It has a density; `latent_dim` is the data's, and a sample takes as many passes."""
+
+    kind: Literal["maf"]
+    n_blocks: Blocks = Field(5, description="Number of autoregressive networks; the order is reversed after each.")
+    width: Width = Field(100, description="Units in each of the two hidden layers of a network.")
+
+
+class ImageRealNvpBase(Section):
+    """Real NVP for small images with even sides. It has a density; `latent_dim` is the number of numbers in an image."""
+
+    kind: Literal["realnvp-image"]
+    width: Width = Field(32, description="Channels in each coupling's convolutions.")
+    n_blocks: Blocks = Field(
+        4, description="Number of couplings by checkerboards, and again of couplings between channels."
+    )
 
 
 class ExternalBase(Section):
@@ -76,21 +122,50 @@ def as_list(value: Any) -> str:
     return f"[{', '.join(map(as_list, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
-class ConvEnergy(Section):
+class EnergySection(Section):
+    """Keys of every energy."""
+
+    floor: float | None = Field(
+        None, description="E is replaced by max(E, floor); the released GEBM code has -10. null: by nothing."
+    )
+
+
+class ConvEnergy(EnergySection):
     """DCGAN critic without batch norm: one strided convolution per halving, then linear."""
 
     kind: Literal["conv"]
     width: Width = Field(32, description="Channels at half the resolution; they double at each halving.")
-    spectral_norm: bool = Field(False, description="Divide each convolution by its largest singular value.")
+    spectral: Spectral = Field("none", description=SPECTRAL.format("each convolution"))
 
 
-class SnganEnergy(Section):
-    """The reference's `sngan` critic (seven spectrally normalised convolutions) for 32x32; 5,860,865 parameters."""
+class SnganEnergy(EnergySection):
+    """The reference's `sngan` critic, seven spectrally normalised convolutions; at 32x32 it has 5,860,865 parameters."""
 
     kind: Literal["sngan"]
+    spectral: Spectral = Field("norm", description=SPECTRAL.format("each convolution"))
 
 
-class MlpEnergy(Section):
+class DcganEnergy(EnergySection):
+    """DCGAN critic without the sigmoid; at 32x32 the reference's `dcgan-ns`, 2,759,424 parameters."""
+
+    kind: Literal["dcgan"]
+    width: Width = Field(64, description="Channels at half the resolution; they double at each halving.")
+    spectral: Spectral = Field(
+        "none", description=SPECTRAL.format("each convolution") + " Either replaces batch norm, which would undo it."
+    )
+
+
+class ResnetEnergy(EnergySection):
+    """Residual critic: at 32x32 the reference's `resnet-sn`, 1,053,825 parameters; else Miyato et al. 2018."""
+
+    kind: Literal["resnet"]
+    width: Width = Field(
+        128, description="Channels at 32x32; at 64x64 and 128x128 they are width / 2 times 1, 2, 4, 8, 16."
+    )
+    spectral: Spectral = Field("norm", description=SPECTRAL.format("each layer"))
+
+
+class MlpEnergy(EnergySection):
     """Multi-layer perceptron from data space to the real line, for points in the plane."""
 
     kind: Literal["mlp"]
@@ -98,7 +173,16 @@ class MlpEnergy(Section):
     depth: Width = Field(3, description="Number of hidden layers.")
 
 
-class ExternalEnergy(Section):
+class FlowEnergy(EnergySection):
+    """E = log q - log p, q the density of the base (`realnvp` or `maf`), p that of a flow of its own: the model's density."""
+
+    kind: Literal["flow"]
+    architecture: Literal["realnvp", "maf"] = Field("realnvp", description="Kind of the energy's own flow.")
+    n_blocks: Blocks = Field(5, description="As for a base of that kind.")
+    width: Width = Field(100, description="As for a base of that kind.")
+
+
+class ExternalEnergy(EnergySection):
     """Your own energy or critic, from a Python function; needs `--allow-plugins`. Not trained, so `base.kind` must not be."""
 
     kind: Literal["external"]
@@ -112,5 +196,20 @@ class ExternalEnergy(Section):
     )
 
 
-Base = Annotated[ConvBase | SnganBase | MlpBase | CircleBase | ExternalBase, Field(discriminator="kind")]
-Energy = Annotated[ConvEnergy | SnganEnergy | MlpEnergy | ExternalEnergy, Field(discriminator="kind")]
+Base = Annotated[
+    ConvBase
+    | SnganBase
+    | DcganBase
+    | ResnetBase
+    | MlpBase
+    | CircleBase
+    | RealNvpBase
+    | MafBase
+    | ImageRealNvpBase
+    | ExternalBase,
+    Field(discriminator="kind"),
+]
+Energy = Annotated[
+    ConvEnergy | SnganEnergy | DcganEnergy | ResnetEnergy | MlpEnergy | FlowEnergy | ExternalEnergy,
+    Field(discriminator="kind"),
+]

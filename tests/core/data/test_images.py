@@ -77,6 +77,19 @@ def test_digits_leave_something_to_train_on(held_out):
         digits(held_out)
 
 
+def test_cifar10_made_smaller_is_pillows_reduction(monkeypatch, tmp_path):
+    """size 16 agrees with Pillow's antialiased bicubic to one level; 32 leaves every pixel."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+    fake = type(
+        "CIFAR10", (), {"__init__": lambda self, root, train, download: None, "data": images, "targets": [0] * 4}
+    )
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", fake)
+    whole, small = cifar10(str(tmp_path), False), cifar10(str(tmp_path), False, 16)
+    expected = np.stack([np.asarray(Image.fromarray(i).resize((16, 16), Image.Resampling.BICUBIC)) for i in images])
+    assert np.array_equal(whole.train.permute(0, 2, 3, 1).numpy(), images)
+    assert np.abs(small.train.permute(0, 2, 3, 1).numpy().astype(int) - expected.astype(int)).max() <= 1
+
+
 def test_missing_cifar10_says_where_to_put_it(tmp_path):
     """Without the files and without download the error names the folder to put them into."""
     with pytest.raises(UsageError, match="cifar-10-batches-py") as caught:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gebm_cli.core.objectives.kale import base_loss, gradient_penalty, kale, log_mean_exp
+from gebm_cli.core.objectives.kale import Kale, base_loss, log_mean_exp
+from gebm_cli.core.objectives.penalties import Penalty
 
 
 def _normal(*shape, seed=0, mean=0.0):
@@ -17,6 +18,17 @@ def _normal(*shape, seed=0, mean=0.0):
 
 def _scalar(value):
     return torch.tensor(value, dtype=torch.float64)
+
+
+def kale(on_data, on_base, c):
+    """F at energies and a constant."""
+    return Kale().value(on_data + c, on_base + c)
+
+
+def gradient_penalty(energy, x, y, a):
+    """The zero-centred penalty at interpolates, averaged."""
+    penalty = Penalty("zero-centred")
+    return penalty.of(energy, penalty.points(x, y, a)).mean()
 
 
 def _quadrature(n=80):

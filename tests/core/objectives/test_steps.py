@@ -9,12 +9,15 @@ import torch
 from torch.nn.utils import parametrize
 
 from gebm_cli.core.device import seeded_construction
-from gebm_cli.core.models.networks import Circle, Energy, conv_energy, mlp
+from gebm_cli.core.models.convolutional import conv_energy
+from gebm_cli.core.models.networks import Circle, Energy, mlp
 from gebm_cli.core.models.prior import NormalPrior
-from gebm_cli.core.objectives.kale import gradient_penalty, kale
-from gebm_cli.core.training.optimise import adam, base_step, energy_step, frozen, linear_decay, one_power_iteration
+from gebm_cli.core.objectives.kale import Kale
+from gebm_cli.core.objectives.penalties import Penalty
+from gebm_cli.core.training.optimise import Method, adam, base_step, critic_step, frozen, one_power_iteration
 
 PRIOR = NormalPrior(2)
+PLAIN = Method(penalty=Penalty(weight=0.0))
 
 
 @pytest.fixture
@@ -37,43 +40,47 @@ def _data(n=64, seed=1):
     return 0.3 * torch.randn(n, 2, generator=_seeded(seed)) + torch.tensor([1.0, 0.5])
 
 
-def test_energy_step_is_ascent_on_its_objective(energy, base):
+def test_critic_step_is_ascent_on_its_objective(energy, base):
     """With plain gradient descent of rate .1 the step is +.1 times the gradient of F - weight * penalty, in E and c."""
     data, other = _data(), copy.deepcopy(energy)
     optimiser = torch.optim.SGD(energy.parameters(), 0.1)
-    value, penalty = energy_step(energy, base, PRIOR, data, optimiser, 2.0, _seeded(3))
+    value, penalty = critic_step(energy, base, PRIOR, data, optimiser, Method(penalty=Penalty(weight=2.0)), _seeded(3))
     generator = _seeded(3)
     with torch.no_grad():
         fake = base(PRIOR.sample(64, generator))
-    expected = kale(other(data), other(fake), other.log_partition)
-    expected_penalty = gradient_penalty(other, data, fake, torch.rand(64, generator=generator))
+    c, a = other.log_partition, torch.rand(64, 1, generator=generator)
+    expected = Kale().value(other(data) + c, other(fake) + c)
+    between = (a * data + (1 - a) * fake).requires_grad_()
+    (slope,) = torch.autograd.grad(other(between).sum(), between, create_graph=True)
+    expected_penalty = slope.square().sum(1).mean()
     (expected - 2.0 * expected_penalty).backward()
     assert (value.item(), penalty.item()) == pytest.approx((expected.item(), expected_penalty.item()), rel=1e-5)
     for (name, new), old in zip(energy.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.1 * old.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_energy_step_leaves_the_base_alone(energy, base):
+def test_critic_step_leaves_the_base_alone(energy, base):
     """The base gets neither a gradient nor a change, and what is returned carries no graph."""
     before = [p.clone() for p in base.parameters()]
-    value, penalty = energy_step(energy, base, PRIOR, _data(), adam(energy, 1e-2, (0.5, 0.9)), 1.0, _seeded())
+    value, penalty = critic_step(energy, base, PRIOR, _data(), adam(energy, 1e-2, (0.5, 0.9)), Method(), _seeded())
     assert all(p.grad is None and torch.equal(p, old) for p, old in zip(base.parameters(), before, strict=True))
     assert not value.requires_grad and not penalty.requires_grad
 
 
-def test_energy_step_without_penalty(energy, base):
+def test_critic_step_without_penalty(energy, base):
     """At weight 0 the penalty is neither computed nor drawn for."""
     generator, expected = _seeded(4), _seeded(4)
-    _, penalty = energy_step(energy, base, PRIOR, _data(), adam(energy, 1e-2, (0.5, 0.9)), 0.0, generator)
+    _, penalty = critic_step(energy, base, PRIOR, _data(), adam(energy, 1e-2, (0.5, 0.9)), PLAIN, generator)
     PRIOR.sample(64, expected)
     assert penalty.item() == 0 and torch.equal(generator.get_state(), expected.get_state())
 
 
-def test_energy_steps_raise_kale(energy):
+def test_critic_steps_raise_kale(energy):
     """On a cluster against the circle, F of fresh points rises from about 0 to above .5 in 150 steps."""
     optimiser, generator = adam(energy, 1e-2, (0.5, 0.9)), _seeded(5)
+    method = Method(penalty=Penalty(weight=0.1))
     values = [
-        energy_step(energy, Circle(), PRIOR, _data(seed=10 + i), optimiser, 0.1, generator)[0].item()
+        critic_step(energy, Circle(), PRIOR, _data(seed=10 + i), optimiser, method, generator)[0].item()
         for i in range(150)
     ]
     first, last = sum(values[:10]) / 10, sum(values[-10:]) / 10
@@ -83,7 +90,7 @@ def test_energy_steps_raise_kale(energy):
 def test_base_step_is_descent_on_its_loss(energy, base):
     """With plain gradient descent of rate .1 the step is -.1 times the gradient of -log mean exp(-E(B(z)))."""
     other = copy.deepcopy(base)
-    loss = base_step(base, energy, PRIOR, 64, torch.optim.SGD(base.parameters(), 0.1), _seeded(6))
+    loss = base_step(base, energy, PRIOR, 64, torch.optim.SGD(base.parameters(), 0.1), PLAIN, _seeded(6))
     expected = -torch.exp(-energy(other(PRIOR.sample(64, _seeded(6))))).mean().log()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6) and not loss.requires_grad
@@ -95,7 +102,7 @@ def test_base_step_of_a_frozen_energy_leaves_no_gradients(energy, base):
     """Inside `frozen` the energy's gradients stay None and its parameters stay as they are; the base moves."""
     before, base_before = copy.deepcopy(energy), copy.deepcopy(base)
     with frozen(energy):
-        base_step(base, energy, PRIOR, 32, adam(base, 1e-2, (0.5, 0.9)), _seeded())
+        base_step(base, energy, PRIOR, 32, adam(base, 1e-2, (0.5, 0.9)), PLAIN, _seeded())
     assert all(p.grad is None for p in energy.parameters())
     assert all(torch.equal(p, q) for p, q in zip(energy.parameters(), before.parameters(), strict=True))
     assert not all(torch.equal(p, q) for p, q in zip(base.parameters(), base_before.parameters(), strict=True))
@@ -108,9 +115,9 @@ def test_base_steps_lower_the_energy(base):
         def forward(self, x):
             return (x - torch.tensor([2.0, 0.0])).square().sum(1)
 
-    optimiser, generator = adam(base, 2e-2, (0.5, 0.9)), _seeded(7)
+    optimiser, generator, well = adam(base, 2e-2, (0.5, 0.9)), _seeded(7), Energy(Well())
     for _ in range(100):
-        base_step(base, Well(), PRIOR, 64, optimiser, generator)
+        base_step(base, well, PRIOR, 64, optimiser, PLAIN, generator)
     with torch.no_grad():
         centre = base(PRIOR.sample(1000, generator)).mean(0)
     assert (centre - torch.tensor([2.0, 0.0])).norm() < 0.2, centre.tolist()
@@ -145,22 +152,16 @@ def test_adam_defaults_the_log_partition_to_the_same_rate(energy, base):
 def test_adam_moves_each_group_by_its_rate(energy, base):
     """Adam's first step has length lr in each coordinate: c moves by its own rate, weights by theirs."""
     before = copy.deepcopy(energy)
-    energy_step(energy, base, PRIOR, _data(), adam(energy, 1e-3, (0.5, 0.9), 5e-2), 0.0, _seeded())
+    critic_step(energy, base, PRIOR, _data(), adam(energy, 1e-3, (0.5, 0.9), 5e-2), PLAIN, _seeded())
     step = (energy.log_partition - before.log_partition).abs().item()
     weights = max((p - q).abs().max().item() for p, q in zip(energy.network.parameters(), before.network.parameters()))
     assert (step, weights) == pytest.approx((5e-2, 1e-3), rel=1e-2)
 
 
-@pytest.mark.parametrize(("step", "factor"), [(0, 1), (1, 1), (50, 1), (51, 0.98), (75, 0.5), (99, 0.02), (100, 0)])
-def test_linear_decay(step, factor):
-    """Of 100 steps the first half has factor 1, then it falls linearly to 0."""
-    assert linear_decay(100)(step) == pytest.approx(factor, abs=1e-12)
-
-
 def test_one_power_iteration_a_step():
     """Within it, forward passes share one power iteration; without it each has its own."""
     with seeded_construction(0):
-        network = conv_energy((1, 8, 8), 4, True)
+        network = conv_energy((1, 8, 8), 4, "norm")
     layer = network[0].parametrizations.weight[0]
     x, states = torch.randn(2, 1, 8, 8, generator=_seeded()), []
     with one_power_iteration(network):
@@ -172,15 +173,17 @@ def test_one_power_iteration_a_step():
     assert not isinstance(one_power_iteration(torch.nn.Linear(1, 1)), type(parametrize.cached()))
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_energy_step_makes_one_power_iteration(weight):
-    """With or without the penalty's own forward pass, a step advances each spectral norm by one iteration."""
+def test_critic_step_makes_one_power_iteration(weight, parts):
+    """With or without the penalty's own forward pass, in one part or two, a step advances each spectral norm by one iteration."""
     with seeded_construction(0):
-        energy = Energy(conv_energy((1, 8, 8), 4, True))
+        energy = Energy(conv_energy((1, 8, 8), 4, "norm"))
     base = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.Unflatten(1, (1, 8, 8)))
     once = copy.deepcopy(energy)
     data = torch.rand(4, 1, 8, 8, generator=_seeded())
     once(data)
-    energy_step(energy, base, PRIOR, data, adam(energy, 1e-3, (0.5, 0.9)), weight, _seeded())
+    method = Method(penalty=Penalty(weight=weight), parts=parts)
+    critic_step(energy, base, PRIOR, data, adam(energy, 1e-3, (0.5, 0.9)), method, _seeded())
     layers = [m.network[0].parametrizations.weight[0] for m in (energy, once)]
     assert torch.equal(layers[0]._u, layers[1]._u)

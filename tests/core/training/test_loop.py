@@ -13,20 +13,26 @@ from gebm_cli.core.data.toys import toy_dataset
 from gebm_cli.core.device import make_generator, seeded_construction
 from gebm_cli.core.models.networks import Energy, mlp
 from gebm_cli.core.models.prior import NormalPrior
-from gebm_cli.core.training.loop import Callbacks, Schedule, Training
+from gebm_cli.core.objectives.penalties import Penalty
+from gebm_cli.core.training import loop
+from gebm_cli.core.training.loop import Callbacks, Rates, Schedule, Training, Watch
+from gebm_cli.core.training.lr_rule import RateRule
+from gebm_cli.core.training.optimise import Method
+from gebm_cli.core.training.schedules import RateSchedule
 from gebm_cli.errors import DivergedError, InterruptedRun, UsageError
 
 DATA = toy_dataset("ring", 500, 0.05, 0).train
 
 
-def make(train_base: bool = True, seed: int = 0, steps: int = 12, **keys) -> Training:
+def make(train_base: bool = True, seed: int = 0, steps: int = 12, lr: float = 1e-2, **keys) -> Training:
     with seeded_construction(seed, "test"):
         base, energy = mlp(2, 2, 16, 1), Energy(mlp(2, 1, 16, 1))
-    keys = {"lr": 1e-2, "betas": (0.5, 0.999), "penalty_weight": 0.1, "linear_schedule": True} | keys
+    keys = {"method": Method(penalty=Penalty(weight=0.1))} | keys
+    rates = Rates(lr, (0.5, 0.999), schedule=RateSchedule("linear", steps))
     schedule = Schedule(steps, critic_steps=3, burst_critic_steps=5, burst_every=4, log_every=2, checkpoint_every=4)
     batches = Minibatches(DATA, 64, seed)
     generator = make_generator(seed, "train")
-    return Training(base, energy, NormalPrior(2), batches, schedule, generator, train_base, **keys)
+    return Training(base, energy, NormalPrior(2), batches, schedule, generator, train_base, rates, **keys)
 
 
 @pytest.mark.parametrize("train_base", [True, False])
@@ -114,7 +120,7 @@ class Steep(torch.nn.Module):
 
 def test_a_weight_that_is_not_finite_is_seen_though_the_losses_are():
     """The checkpoint of a step whose update broke a weight is never written as a good one."""
-    training, saved = make(train_base=False, steps=1, penalty_weight=0.0), []
+    training, saved = make(train_base=False, steps=1, method=Method(penalty=Penalty(weight=0.0))), []
     training.energy = Energy(Steep())
     training.__post_init__()
     with pytest.raises(DivergedError, match="a weight or its optimiser's average is not finite"):
@@ -179,3 +185,97 @@ def test_kale_rises_and_the_base_approaches_the_data():
     training.run(Callbacks())
     end = training.base(z).square().sum(1).mean().item()
     assert abs(start - radius) > 0.5 and abs(end - radius) < 0.15, (start, end, radius)
+
+
+# -------------------------------------------------------------------------------------------------- rates, penalty, watch
+
+
+def test_learning_rates_follow_the_schedule():
+    """After each step every group has its first rate times the schedule's factor there; the last is 0."""
+    training = make(steps=8)
+    rates = [training.critic_optimiser.param_groups[1]["lr"]]
+    while training.step < 8:
+        if training.advance():
+            rates.append(training.critic_optimiser.param_groups[1]["lr"])
+    assert rates == pytest.approx([0.01 * min(1, 2 * (1 - k / 8)) for k in range(9)])
+
+
+def test_lazy_penalty_is_taken_at_every_kth_critic_step(monkeypatch):
+    """With every = 3 critic steps 0, 3, 6, ... take it, whatever round they belong to, and between them the last one is logged."""
+    training, taken = make(method=Method(penalty=Penalty(weight=0.1, every=3)), steps=4), []
+    step = loop.critic_step
+
+    def watched(*args):
+        taken.append(args[-1])
+        return step(*args)
+
+    monkeypatch.setattr(loop, "critic_step", watched)
+    training.run(Callbacks())
+    assert taken == [i % 3 == 0 for i in range(len(taken))] and len(taken) > 10
+    assert training.metrics()["penalty"] > 0
+
+
+SCORES = {0: 5.0, 4: 3.0, 8: 4.0, 11: 3.5}
+
+
+def watched(scores=SCORES, steps=11):
+    """A training with scores that depend on the step alone."""
+    return make(steps=steps, watch=Watch("score", 4, lambda training: scores[training.step]))
+
+
+def test_watch_scores_at_the_start_at_intervals_and_at_the_end():
+    """Scores at 0, 4, 8 and the last step are logged; states are kept at 0 and 4, where they were the best so far."""
+    logged, kept = {}, []
+    training = watched()
+    training.run(
+        Callbacks(
+            log=lambda s, m: logged.update({s: m["score"]} if "score" in m else {}),
+            keep_best=lambda s, state: kept.append((s, state["step"])),
+        )
+    )
+    assert logged == SCORES and kept == [(0, 0), (4, 4)]
+    assert (training.watch.best, training.watch.best_step) == (3.0, 4)
+
+
+def test_resume_keeps_the_best_score():
+    """Resumed from step 8 the best is still that of step 4, step 0 is not scored again, and no worse state is kept."""
+    states, kept = {}, []
+    watched().run(Callbacks(save=lambda s, state: states.update({s: copy.deepcopy(state)})))
+    second = watched({11: 3.5})
+    second.load_state_dict(states[8])
+    assert (second.watch.best, second.watch.best_step) == (3.0, 4)
+    second.run(Callbacks(keep_best=lambda s, state: kept.append(s)))
+    assert kept == [] and second.watch.best_step == 4
+    third = watched({11: 2.5})
+    third.load_state_dict(states[8])
+    third.run(Callbacks(keep_best=lambda s, state: kept.append(s)))
+    assert kept == [11] and (third.watch.best, third.watch.best_step) == (2.5, 11)
+
+
+def test_a_first_score_that_is_no_number_is_beaten_by_any():
+    """A nan at the start does not stand as the best for ever, and a later nan does not replace a number."""
+    training = watched({0: float("nan"), 4: 3.0, 8: float("nan"), 11: 9.0})
+    training.run(Callbacks())
+    assert (training.watch.best, training.watch.best_step) == (3.0, 4)
+
+
+class Stuck(RateRule):
+    """A rule that halves the rate at each observation, without any features."""
+
+    def update(self, base, prior, step):
+        self.multiplier *= 0.5
+        self.seen = [*getattr(self, "seen", []), (step, base)]
+
+
+def test_rule_is_asked_at_its_steps_and_its_rate_is_used():
+    """Every 3rd step the averaged base is handed over, and all groups get the schedule's rate times the multiplier; resumed too."""
+    rule = Stuck(lambda x: x, DATA, torch.Generator(), every=3)
+    training, states = make(steps=8, ema_halflife_steps=2.0, rule=rule), {}
+    training.run(Callbacks(save=lambda s, state: states.update({s: copy.deepcopy(state)})))
+    assert [s for s, _ in rule.seen] == [3, 6] and all(base is training.averaged.module for _, base in rule.seen)
+    at_4 = states[4]["base_optimiser"]["param_groups"][0]["lr"]
+    assert at_4 == pytest.approx(0.01 * 0.5) and states[4]["rule"]["multiplier"] == 0.5
+    other = make(steps=8, ema_halflife_steps=2.0, rule=Stuck(lambda x: x, DATA, torch.Generator(), every=3))
+    other.load_state_dict(states[4])
+    other.run(Callbacks())
+    assert equal(other.state_dict()["base"], training.state_dict()["base"]) and other.rule.multiplier == 0.25
