@@ -71,7 +71,10 @@ def run(argv: list[str]) -> int:
         if os.environ.get("GEBM_DEBUG"):
             traceback.print_exc()
         message, code = _explain(error)
-        print(f"gebm: {message}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0" or not isinstance(
+            error, GebmError
+        ):  # of all processes of torchrun one speaks
+            print(f"gebm: {message}", file=sys.stderr)
         return code
     return 0
 

@@ -26,12 +26,13 @@ from gebm_cli.cli.options import (
     split_arguments,
 )
 from gebm_cli.cli.progress import Report, progress
-from gebm_cli.errors import UsageError
+from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.run import Run, newest_run, open_run, runs_root
 from gebm_cli.experiment.schema import Experiment
 
 if TYPE_CHECKING:
+    from gebm_cli.core.data.dataset import Dataset
     from gebm_cli.experiment.distributed import World
 
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run; drawn and recorded when not given.")]
@@ -76,15 +77,15 @@ def train_base(
         refuse_overrides(keys)
     loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
     _refuse_fixed("train-base", experiment, loaded, chosen)
+    from gebm_cli.core.parallel import Share
     from gebm_cli.experiment.distributed import join_world
     from gebm_cli.experiment.stages import start_run, train
 
     where, dataset = resolve(device, exact=False), None
     world = join_world()
     if loaded is not None:
-        if world.first:
-            chosen, dataset = start_run(loaded, runs_root(runs_dir), allow_plugins)
-        chosen = _of_first(chosen, world)
+        share = Share(world.rank, world.size)
+        chosen, dataset = _of_first(world, lambda: start_run(loaded, runs_root(runs_dir), allow_plugins, share))
     if chosen is None:
         raise UsageError("give an experiment file (a new run) or --run RUN (continue that one)")
     work = partial(train, stage="train-base", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
@@ -121,9 +122,7 @@ def train_energy(
     where, dataset = resolve(device, exact=False), None
     world = join_world()
     if chosen is None and loaded is not None and not loaded.trains_base:
-        if world.first:
-            chosen, dataset = fixed_base_run(loaded, root, allow_plugins)
-        chosen = _of_first(chosen, world)
+        chosen, dataset = _of_first(world, lambda: fixed_base_run(loaded, root, allow_plugins))
     if chosen is None:
         chosen = newest_run(root, "train-base", loaded.name if loaded else None)
     if not chosen.has("train-base"):
@@ -132,15 +131,27 @@ def train_energy(
         )
     require_allowed(chosen.experiment, allow_plugins, f"{chosen.path / 'experiment.yaml'}: ")
     if loaded is not None:
-        chosen = _of_first(energy_run(chosen, loaded, root) if world.first else None, world)
+        of_base = chosen
+        chosen, _ = _of_first(world, lambda: (energy_run(of_base, loaded, root), None))
     work = partial(train, stage="train-energy", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
     _finish("train-energy", chosen, json, lambda run, report: work(run, report=report))
 
 
-def _of_first(run: Run | None, world: World) -> Run:
-    """The run that the first process made or chose, in every process."""
-    path = world.from_first(run.path if run is not None else Path())
-    return run if run is not None else open_run(path)
+def _of_first(world: World, make: Callable[[], tuple[Run, Dataset | None]]) -> tuple[Run, Dataset | None]:
+    """The run that the first process makes or chooses, in every process; where it refuses, all end with its exit code."""
+    made: tuple[Run, Dataset | None] | None = None
+    refusal: GebmError | None = None
+    if world.first:
+        try:
+            made = make()
+        except GebmError as error:
+            refusal = error
+    path, code = world.from_first((made[0].path if made else Path(), refusal.exit_code if refusal else 0))
+    if refusal is not None:
+        raise refusal
+    if code:
+        raise SystemExit(code)
+    return made if made is not None else (open_run(path), None)
 
 
 def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], dict[str, Any]]) -> None:

@@ -50,7 +50,8 @@ def build_training(
     base, prior, energy = build_networks(
         experiment, dataset.shape, seed, stage, device, allow_plugins, place, n_out=outputs
     )
-    _adapt(base, energy, keys, share, device)
+    refuse_batch_norm([base, energy] if of_base else [energy], share)
+    _adapt(base, energy, keys)
     direct = build_direct(keys, of_base, dataset)
     order = (share.rank, share.size)
     return Training(
@@ -158,14 +159,18 @@ def _fixed_kernel(name: str, dataset: Dataset) -> Kernel:
     return kernels.GaussianMixture(tuple(median * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)))
 
 
-def _adapt(base: nn.Module, energy: nn.Module, keys: Optimiser, share: Share, device: torch.device) -> None:
-    """Memory layout, compilation and batch norm over processes: what changes how the networks run, and not what they compute."""
-    norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in base.modules())
+def refuse_batch_norm(trained: list[nn.Module], share: Share) -> None:
+    """Its statistics would be those of a part of the batch, and the loss another than one process's."""
+    norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for network in trained for m in network.modules())
     if norms and share.size > 1:
         raise UsageError(
-            "base: batch norm over several processes is not supported; use a base without it (base.batch_norm: false), one "
-            "process, or train_base.accumulate"
+            "base and energy: batch norm cannot be trained by several processes; use networks without it (base.batch_norm: "
+            "false, energy.spectral: norm), or one process"
         )
+
+
+def _adapt(base: nn.Module, energy: nn.Module, keys: Optimiser) -> None:
+    """Memory layout and compilation: what changes how the networks run, and not what they compute."""
     if keys.channels_last:
         base.to(memory_format=torch.channels_last)
         energy.to(memory_format=torch.channels_last)

@@ -167,6 +167,9 @@ def validate_tree(
             _assign(tree, name.strip(), value, f"override '{item}'", origins, problems)
     for name, (flag, value) in (flags or {}).items():
         _assign(tree, name, value, flag, origins, problems)
+    for section in tree.values():  # the short form, spelt out so that errors below it have a place
+        if isinstance(section, dict) and isinstance(section.get("objective"), str):
+            section["objective"] = {"kind": section["objective"]}
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:
@@ -383,7 +386,7 @@ def suggest(key: Key, tree: Any = None) -> str:
     wanted = str(key[-1])
     here = _fields_at(key[:-1], tree)
     if wanted in _fields_at(key[:-1]):
-        return "it is a key of another kind"
+        return f"it is a key of another kind; to change the kind, give the section anew: '{dotted(key[:-1])}={{kind: ...}}'"
     near = _nearest(wanted, here)
     if near:
         return f"did you mean '{near}'?"

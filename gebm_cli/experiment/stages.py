@@ -28,7 +28,7 @@ from gebm_cli.experiment.build import (
     result_state,
 )
 from gebm_cli.experiment.build_models import build_networks
-from gebm_cli.experiment.build_training import build_training, require_enough
+from gebm_cli.experiment.build_training import build_training, refuse_batch_norm, require_enough
 from gebm_cli.experiment.checkpoint import (
     BEST,
     latest_checkpoint,
@@ -47,11 +47,13 @@ from gebm_cli.experiment.training_scores import build_rule, build_watch, closing
 Report = Callable[[int, int, dict[str, float]], None]
 
 
-def start_run(experiment: Experiment, root: Path, allow_plugins: bool = False) -> tuple[Run, Dataset]:
+def start_run(
+    experiment: Experiment, root: Path, allow_plugins: bool = False, share: Share | None = None
+) -> tuple[Run, Dataset]:
     """A new run, made only after its data were read and its networks built: what cannot work leaves no folder behind."""
     seed = experiment.seed if experiment.seed is not None else secrets.randbits(31)
     experiment = experiment.model_copy(update={"seed": seed})
-    dataset = check(experiment, allow_plugins)
+    dataset = _checked(experiment, allow_plugins, share)[0]
     return create_run(experiment, root, dataset.shape), dataset
 
 
@@ -74,14 +76,18 @@ def check(experiment: Experiment, allow_plugins: bool = False) -> Dataset:
     return _checked(experiment, allow_plugins)[0]
 
 
-def _checked(experiment: Experiment, allow_plugins: bool) -> tuple[Dataset, nn.Module, Energy]:
+def _checked(
+    experiment: Experiment, allow_plugins: bool, share: Share | None = None
+) -> tuple[Dataset, nn.Module, Energy]:
+    share = share or Share()
     dataset = build_dataset(experiment.data)
     stage = "train-base" if experiment.trains_base else "train-energy"
     if experiment.trains_base:
-        require_enough(experiment.train_base, "train-base", len(dataset.train), Share())
+        require_enough(experiment.train_base, "train-base", len(dataset.train), share)
     if experiment.trains_energy:
-        require_enough(experiment.train_energy, "train-energy", len(dataset.train), Share())
+        require_enough(experiment.train_energy, "train-energy", len(dataset.train), share)
     base, prior, energy = build_networks(experiment, dataset.shape, 0, stage, torch.device("cpu"), allow_plugins)
+    refuse_batch_norm([base, energy] if experiment.trains_base else [energy], share)
     with torch.no_grad():
         energy.eval()(base.eval()(prior.sample(1, make_generator(0, "check"))))
     return dataset, base, energy
@@ -123,7 +129,8 @@ def train(
         _load_best(training, run, stage)
         figures |= closing_figures(training, dataset, run.experiment.train_energy.n_log_partition, run.seed)
         if training.watch is not None and training.watch.best is not None:
-            figures |= {f"best_{training.watch.name}": training.watch.best, "best_step": training.watch.best_step}
+            name = training.watch.name.replace("watched", "best")
+            figures |= {name: training.watch.best, "best_step": training.watch.best_step}
         figures["peak_memory_mb"] = peak_memory_mb(device)
         entry["figures"] = {name: float(f"{value:.6g}") for name, value in figures.items()}
         return {"step": training.step, **figures}

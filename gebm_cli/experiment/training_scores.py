@@ -46,20 +46,22 @@ def build_watch(experiment: Experiment, training: Training, dataset: Dataset, se
         def score(training: Training) -> float:
             return _likelihood_score(training, data, density, seed)
 
-    return Watch(keys.keep_best, keys.score_every, score)
+    return Watch(f"watched_{keys.keep_best}", keys.score_every, score, larger_is_better=keys.keep_best == "kale")
 
 
 def _likelihood_score(training: Training, data: Points, density: bool, seed: int) -> float:
-    """NLL of the base or of the GEBM, or -KALE, on `data`; the same latents estimate log Z every time."""
+    """NLL of the base or of the GEBM, or KALE, on `data`; the same latents estimate log Z every time."""
     base = training.result_base().eval()
     try:
         if training.train_base:
             return nll(base, None, data, training.generator.device).value
         training.energy.eval()
+        if density and isinstance(training.energy.network, DensityRatio):  # log Z is known
+            return nll(base, training.energy, data, training.generator.device).value
         log_z = log_partition(training, LOG_PARTITION_SAMPLES, make_seed(seed, training))
         if density:
             return nll(base, training.energy, data, training.generator.device, log_z).value
-        return energies(training.energy, data, training.generator.device).mean().item() + log_z.value
+        return -energies(training.energy, data, training.generator.device).mean().item() - log_z.value
     finally:
         training.base.train(training.train_base)
         training.energy.train()

@@ -20,7 +20,8 @@ from gebm_cli.core.data.dataset import to_uint8
 from gebm_cli.core.device import make_generator
 from gebm_cli.core.evaluation.frechet import frechet_distance
 from gebm_cli.core.training.loop import Callbacks
-from gebm_cli.experiment.build import build_dataset, build_training
+from gebm_cli.experiment.build import build_dataset
+from gebm_cli.experiment.build_training import build_training
 from gebm_cli.experiment.features import build_features
 from gebm_cli.experiment.load import load_experiment
 

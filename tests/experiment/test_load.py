@@ -47,8 +47,14 @@ def test_every_shipped_experiment_is_valid_and_begins_with_its_command(file):
 def data_shape(experiment) -> tuple[int, ...]:
     """The shape of one point, from the keys alone; of a table, what its flow expects."""
     data = experiment.data
-    known = {"toy": (2,), "digits": (1, 8, 8), "cifar10": (3, 32, 32), "imagenet32": (3, 32, 32), "csv": (experiment.latent_dim,)}
-    return known[data.kind] if data.kind in known else (3, data.size, data.size)
+    known = {
+        "toy": (2,),
+        "digits": (1, 8, 8),
+        "cifar10": (3, 32, 32),
+        "imagenet32": (3, 32, 32),
+        "csv": (experiment.latent_dim,),
+    }
+    return known.get(data.kind) or (3, data.size, data.size)
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)

@@ -62,13 +62,20 @@ class Callbacks:
 
 @dataclass
 class Watch:
-    """A score that is taken every `every` steps, the lower the better; the networks that had the best one are the result."""
+    """A score that is taken every `every` steps, as a metric of its name; the networks that had the best one are the result."""
 
     name: str
     every: int
     score: Callable[[Training], float]
     best: float | None = None
     best_step: int = 0
+    larger_is_better: bool = False
+
+    def prefers(self, score: float) -> bool:
+        """Whether it is better than the best so far, of which there may be none; a score that is no number never is."""
+        if self.best is None or math.isnan(self.best):
+            return True
+        return score > self.best if self.larger_is_better else score < self.best
 
 
 @dataclass(frozen=True)
@@ -244,7 +251,7 @@ class Training:
         """Score the networks as they are now, and keep them where no earlier score was better."""
         score = watch.score(self)
         callbacks.log(self.step, {watch.name: score})
-        if watch.best is None or score < watch.best or math.isnan(watch.best):
+        if watch.prefers(score):
             watch.best, watch.best_step = score, self.step
             callbacks.keep_best(self.step, self.state_dict())
 

@@ -47,6 +47,13 @@ class Method:
         c = energy.log_partition
         return outputs.float() + (c if self.objective.learns_constant else c.detach())
 
+    def both(self, energy: Energy, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The critic at data and at base samples: in one pass, unless batch norm would mix the two."""
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in energy.modules()):
+            return self.critic(energy, x), self.critic(energy, y)
+        on_data, on_base = self.critic(energy, torch.cat([x, y])).split(len(x))
+        return on_data, on_base
+
     def autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16)
 
@@ -100,12 +107,12 @@ def critic_step(
     a = None
     if weight and penalty.interpolates:
         a = share.of(torch.rand(n * share.size, generator=generator, device=data.device))
-    state = generator.get_state()  # every part sees the same direction of Hutchinson's estimate
+    state = generator.get_state() if method.objective.scaled else None
 
     def jacobian(rows: slice) -> Tensor | None:
-        if not method.objective.scaled:
+        if state is None:
             return None
-        generator.set_state(state)
+        generator.set_state(state)  # every part sees the same direction of Hutchinson's estimate
         return squared_jacobian(lambda p: method.critic(energy, p), x[rows], generator)
 
     def loss(on_data: Tensor, on_base: Tensor, jacobian: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -131,7 +138,7 @@ def critic_step(
     terms = _Terms(jacobian, loss, bound, weight)
     if method.parts == 1 and not (share.size > 1 and weight and method.objective.on_features):
         with one_power_iteration(energy):
-            on_data, on_base = map(share.together, method.critic(energy, torch.cat([x, y])).split(n))
+            on_data, on_base = map(share.together, method.both(energy, x, y))
             own = jacobian(slice(None))
             value, minimised = loss(on_data, on_base, None if own is None else share.together(own))
             penalised = bound(slice(None), on_data, on_base)
@@ -167,7 +174,7 @@ def _in_parts(method: Method, energy: Energy, x: Tensor, y: Tensor, terms: _Term
     rows = [slice(start, start + step) for start in range(0, len(x), step)]
 
     def outputs(r: slice) -> tuple[Tensor, ...]:
-        return method.critic(energy, torch.cat([x[r], y[r]])).chunk(2)
+        return method.both(energy, x[r], y[r])
 
     with torch.no_grad(), one_power_iteration(energy):
         known = [outputs(r) for r in rows]

@@ -128,6 +128,12 @@ class Experiment(Section):
                 f"train_base.objective: {of_base} has a kernel on the critic's features, and energy.kind: flow is a scalar; use "
                 "energy.kind mlp, or objective kale"
             )
+        free = self.train_base.penalty_weight == 0 and getattr(self.train_base.objective, "clip", 0) is None
+        if self.trains_base and free and getattr(self.energy, "spectral", "none") == "none":
+            raise ValueError(
+                "train_base.objective: wasserstein needs a critic of bounded slope; set train_base.penalty: one-centred with a "
+                "penalty_weight, train_base.objective.clip, or energy.spectral: norm"
+            )
         if self.train_energy.start_from_critic and of_base in ("mmd", "smmd", "gmmn", "ml", "cd", "pcd"):
             raise ValueError(
                 f"train_energy.start_from_critic: the objective {of_base} of train_base leaves no critic that is an energy; "

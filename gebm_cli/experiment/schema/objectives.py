@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -144,7 +144,4 @@ EnergyObjective = Annotated[
     Kale | Logistic | FGan | ContrastiveDivergence | PersistentContrastiveDivergence, Field(discriminator="kind")
 ]
 
-
-def word_is_kind(value: Any) -> Any:
-    """`objective: gan` is short for `objective: {kind: gan}`."""
-    return {"kind": value} if isinstance(value, str) else value
+DIRECT = ("ml", "cd", "pcd", "gmmn")  # without a critic

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gebm_cli.experiment.schema.common import Count, Momentum, NonNegative, Positive, Section
-from gebm_cli.experiment.schema.objectives import BaseObjective, EnergyObjective, Kale, word_is_kind
+from gebm_cli.experiment.schema.objectives import DIRECT, BaseObjective, EnergyObjective, Kale
 
 
 class LrRule(Section):
@@ -84,10 +84,24 @@ class Optimiser(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _direct_objectives_take_the_whole_batch(self) -> Optimiser:
+        kind = getattr(self, "objective").kind  # noqa: B009
+        section = "train_base" if isinstance(self, TrainBase) else "train_energy"
+        if kind in DIRECT and (self.accumulate > 1 or self.precision != "float32"):
+            key = "accumulate" if self.accumulate > 1 else "precision"
+            raise ValueError(f"{section}.{key}: does not go with objective {kind}, which has no critic; leave it out")
+        if kind in ("cd", "pcd") and self.noise_std:
+            raise ValueError(
+                f"{section}.noise_std: would be seen by data and not by the chains of {kind}; leave it out"
+            )
+        return self
+
     @field_validator("objective", mode="before", check_fields=False)
     @classmethod
     def _word_is_kind(cls, value: Any) -> Any:
-        return word_is_kind(value)
+        """`objective: gan` is short for `objective: {kind: gan}`."""
+        return {"kind": value} if isinstance(value, str) else value
 
 
 class TrainBase(Optimiser):

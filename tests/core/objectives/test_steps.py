@@ -187,3 +187,12 @@ def test_critic_step_makes_one_power_iteration(weight, parts):
     critic_step(energy, base, PRIOR, data, adam(energy, 1e-3, (0.5, 0.9)), method, _seeded())
     layers = [m.network[0].parametrizations.weight[0] for m in (energy, once)]
     assert torch.equal(layers[0]._u, layers[1]._u)
+
+
+def test_a_critic_with_batch_norm_sees_data_and_base_samples_apart():
+    """Its outputs at data are those of data alone: the statistics of base samples do not enter them."""
+    critic = Energy(torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))).train()
+    x, y = _data(), _data(seed=2) + 5.0
+    on_data, on_base = Method().both(critic, x, y)
+    torch.testing.assert_close(on_data, critic(x) + critic.log_partition)
+    torch.testing.assert_close(on_base, critic(y) + critic.log_partition)
