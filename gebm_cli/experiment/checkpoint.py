@@ -61,6 +61,8 @@ def load_checkpoint(path: Path, stage: str) -> dict[str, Any]:
     remedy = (
         f"write {others[-1]} into {path.parent / 'latest'} to go back to it" if others else "train this stage again"
     )
+    if path.name == BEST and others:
+        remedy = f"delete it to use the newest networks, {others[-1]}, instead"
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
             if archive.testzip() is not None:

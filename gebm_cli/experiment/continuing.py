@@ -13,6 +13,12 @@ from gebm_cli.experiment.run import Run, create_run
 from gebm_cli.experiment.schema import Experiment
 
 OF_THE_BASE = ("name", "data", "latent_dim", "prior", "base", "energy")
+# Between two checkpoints of a stage: where its data lie, its length, its logs, and how fast it runs.
+MAY_CHANGE = {f"data.{key}" for key in ("path", "root", "download", "workers")} | {
+    f"{section}.{key}"
+    for section in ("train_base", "train_energy")
+    for key in ("steps", "log_every", "checkpoint_every", "accumulate", "precision", "channels_last", "compile")
+}
 
 
 def energy_run(base_run: Run, wanted: Experiment, root: Path) -> Run:
@@ -64,6 +70,28 @@ def differences(name: str, have: Any, wanted: Any) -> list[str]:
         fields = type(have).model_fields
         return [d for f in fields for d in differences(f"{name}.{f}", getattr(have, f), getattr(wanted, f))]
     return [] if have == wanted else [f"{name}: the run has {_short(have)}, asked for {_short(wanted)}"]
+
+
+def changed_since(run: Run, stage: str, written: dict[str, Any]) -> list[str]:
+    """What differs between the experiment a checkpoint was written under and the run's now, but for what may."""
+    now = run.experiment.model_dump(mode="json")
+    lines = []
+    for part in (*OF_THE_BASE, stage.replace("-", "_")):
+        have, wanted = _flat(written.get(part), part), _flat(now[part], part)
+        keys = [k for k in have | wanted if part in written and k not in MAY_CHANGE]
+        lines += [
+            f"{k}: the checkpoint has {have.get(k)}, now it is {wanted.get(k)}"
+            for k in keys
+            if have.get(k) != wanted.get(k)
+        ]
+    return lines
+
+
+def _flat(value: Any, key: str) -> dict[str, Any]:
+    """Nested sections as one table of dotted keys."""
+    if not isinstance(value, dict):
+        return {key: value}
+    return {name: v for k, inner in value.items() for name, v in _flat(inner, f"{key}.{k}").items()}
 
 
 def _short(value: Any) -> str:

@@ -125,6 +125,7 @@ def _read_tree(file: Path, origins: Origins, problems: list[str], children: tupl
         raise ConfigError([f"{file}: expected keys such as `name:` and `data:`, got {_kind_of(node)}"])
     own: Origins = {}
     tree = _plain(node, (), str(file), True, own, problems)
+    _spell_out(tree)
     parent = tree.pop("extends", None)
     if parent is not None:
         where, above = own[("extends",)], file.parent / str(parent)
@@ -167,9 +168,7 @@ def validate_tree(
             _assign(tree, name.strip(), value, f"override '{item}'", origins, problems)
     for name, (flag, value) in (flags or {}).items():
         _assign(tree, name, value, flag, origins, problems)
-    for section in tree.values():  # the short form, spelt out so that errors below it have a place
-        if isinstance(section, dict) and isinstance(section.get("objective"), str):
-            section["objective"] = {"kind": section["objective"]}
+    _spell_out(tree)
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:
@@ -178,6 +177,13 @@ def validate_tree(
     if problems:
         raise ConfigError(problems)
     return experiment
+
+
+def _spell_out(tree: dict[str, Any]) -> None:
+    """`objective: mmd` as {kind: mmd}, so that keys can be laid over it and errors below it have a place."""
+    for section in tree.values():
+        if isinstance(section, dict) and isinstance(section.get("objective"), str):
+            section["objective"] = {"kind": section["objective"]}
 
 
 def _assign(tree: dict[str, Any], name: str, text: str, where: str, origins: Origins, problems: list[str]) -> None:

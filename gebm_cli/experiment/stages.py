@@ -36,7 +36,7 @@ from gebm_cli.experiment.checkpoint import (
     save_checkpoint,
     write_checkpoint,
 )
-from gebm_cli.experiment.continuing import OF_THE_BASE
+from gebm_cli.experiment.continuing import OF_THE_BASE, changed_since
 from gebm_cli.experiment.distributed import World
 from gebm_cli.experiment.plugins import require_allowed
 from gebm_cli.experiment.run import Run, all_runs, create_run
@@ -162,8 +162,10 @@ def _callbacks(
         write_metrics(step, figures)
         report(step, total, figures)
 
+    experiment = run.experiment.model_dump(mode="json")
+
     def save(step: int, state: dict[str, Any]) -> None:
-        save_checkpoint(folder, stage, step, state)
+        save_checkpoint(folder, stage, step, state | {"experiment": experiment})
         entry["step"] = step
 
     def keep(name: str) -> Callable[[int, dict[str, Any]], None]:
@@ -208,6 +210,12 @@ def _prepare(
 
 def _resume(training: Training, run: Run, stage: str) -> None:
     state = read_state(run, stage)
+    changed = changed_since(run, stage, state.get("experiment", {}))
+    if changed:
+        raise UsageError(
+            f"{run.path / 'experiment.yaml'}: was changed since its checkpoint was written; undo the change, or train in a new run "
+            f"with `gebm {stage} EXPERIMENT`:\n" + "\n".join(changed)
+        )
     try:
         training.load_state_dict(state)
     except UsageError as error:

@@ -30,7 +30,7 @@ FILES = {
 FLOW = ["energy={kind: flow}"]
 KALE = [
     *FLOW,
-    "train_base.batch_size=512",  # the reference draws 20 base samples for a point: the mean of exp(-E) is noisy
+    "train_base.batch_size=256",  # the reference draws 20 base samples for a point: the mean of exp(-E) is noisy
     "train_base.critic_steps=5",
     "train_base.burst_critic_steps=20",
     "train_base.steps=100",
@@ -39,15 +39,15 @@ KALE = [
     "train_base.penalty_weight=0",
     "train_base.keep_best=null",
     "train_energy.start_from_critic=true",
-    "train_energy.batch_size=512",
-    "train_energy.steps=2000",
+    "train_energy.batch_size=256",
+    "train_energy.steps=800",
     "train_energy.lr=3e-4",
     "train_energy.lr_schedule=cosine",
     "train_energy.penalty_weight=0",
 ]
 METHODS = {
     "ml": [],
-    "cd": ["train_base.objective={kind: cd, n_steps: 3, step_size: 0.05}"],
+    "cd": ["train_base.objective={kind: cd, n_steps: 3, step_size: 0.05}", "train_base.steps=1000"],
     "kale": [*KALE, "train_base.objective=kale", "train_energy.objective=kale", "train_energy.lr_log_partition=1e-2"],
     "kale-donsker": [*KALE, "train_base.objective={kind: kale, log_partition: batch}"],
 }

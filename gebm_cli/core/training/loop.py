@@ -232,20 +232,23 @@ class Training:
         if self.watch is not None and self.step == 0:
             self._score(callbacks, self.watch)
         while self.step < schedule.steps:
-            done = self.advance()
-            if callbacks.should_stop():
+            if self.advance():
+                self._after_step(callbacks)
+            if callbacks.should_stop():  # after the score of this step, which is not taken again
                 self._check(callbacks)
                 callbacks.save(self.step, self.state_dict())
                 raise InterruptedRun(f"interrupted at step {self.step} of {schedule.steps}; the state is saved")
-            if not done:
-                continue
-            if self.watch is not None and (self.step % self.watch.every == 0 or self.step == schedule.steps):
-                self._score(callbacks, self.watch)
-            save = self.step % schedule.checkpoint_every == 0 or self.step == schedule.steps
-            if save or self.step % schedule.log_every == 0:
-                callbacks.log(self.step, self._check(callbacks))
-            if save:
-                callbacks.save(self.step, self.state_dict())
+
+    def _after_step(self, callbacks: Callbacks) -> None:
+        """Score, log and save, each where this step is one for it."""
+        schedule, last = self.schedule, self.step == self.schedule.steps
+        if self.watch is not None and (self.step % self.watch.every == 0 or last):
+            self._score(callbacks, self.watch)
+        save = self.step % schedule.checkpoint_every == 0 or last
+        if save or self.step % schedule.log_every == 0:
+            callbacks.log(self.step, self._check(callbacks))
+        if save:
+            callbacks.save(self.step, self.state_dict())
 
     def _score(self, callbacks: Callbacks, watch: Watch) -> None:
         """Score the networks as they are now, and keep them where no earlier score was better."""
@@ -299,11 +302,19 @@ class Training:
         """Continue exactly where `state_dict` was taken.
 
         Raises:
-            UsageError: the state belongs to another kind of device, whose random numbers this one cannot continue.
+            UsageError: the state belongs to another kind of device, whose random numbers this one cannot continue, or to a stage
+                with other things to go on with.
             KeyError, RuntimeError: the state belongs to other networks.
         """
         if state["device"] != self.generator.device.type:
             raise UsageError(f"was trained on {state['device']}; continue with --device {state['device']}")
+        parts = (("averaged", "ema_halflife_steps"), ("rule", "lr_rule"), ("watch", "keep_best"))
+        for part, key in parts:
+            if (state[part] is None) != (getattr(self, part) is None):
+                begun, now = ("without", "has it") if state[part] is None else ("with", "has it not")
+                raise UsageError(
+                    f"was begun {begun} {key}, and its experiment.yaml now {now}; put the key back as it was"
+                )
         self.base.load_state_dict(state["base"])
         self.energy.load_state_dict(state["energy"])
         if self.averaged is not None:

@@ -31,8 +31,11 @@ def estimate(training: Training, batch_size: int) -> Memory:
     itself, and what kernels use for an instant.
     """
     n = training.batches.batch_size
-    kept = 0
-    for _ in range(2 if training.train_base and training.direct is None else 1):
+    kept = _kept_by_a_step(training)
+    if training.train_base and training.direct is None:
+        training.position_in_round = training.schedule.critic_steps_before(
+            training.step
+        )  # the next is a step of the base
         kept = max(kept, _kept_by_a_step(training))
     numbers = sum(p.numel() * p.element_size() for p in _parameters(training))
     trained = sum(

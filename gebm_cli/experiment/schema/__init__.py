@@ -134,6 +134,12 @@ class Experiment(Section):
                 "train_base.objective: wasserstein needs a critic of bounded slope; set train_base.penalty: one-centred with a "
                 "penalty_weight, train_base.objective.clip, or energy.spectral: norm"
             )
+        scored = "lr_rule" if self.train_base.lr_rule else "keep_best" if self.train_base.keep_best == "kid" else None
+        if self.trains_base and scored and self.data.kind in ("toy", "csv") and self.evaluate.features != "pixels":
+            raise ValueError(
+                f"evaluate.features: {self.evaluate.features} sees images, and train_base.{scored} scores data.kind: "
+                f"{self.data.kind} by it; use pixels"
+            )
         if self.train_energy.start_from_critic and of_base in ("mmd", "smmd", "gmmn", "ml", "cd", "pcd"):
             raise ValueError(
                 f"train_energy.start_from_critic: the objective {of_base} of train_base leaves no critic that is an energy; "

@@ -134,6 +134,10 @@ class TrainBase(Optimiser):
             raise ValueError(
                 f"train_base.lr_rule.every: got {rule.every}, expected at most compare_steps, {rule.compare_steps}"
             )
+        if self.objective.kind in ("mmd", "smmd", "gmmn") and self.batch_size < 2:
+            raise ValueError(
+                f"train_base.batch_size: got 1, expected at least 2: {self.objective.kind} compares the points of a batch"
+            )
         if self.objective.kind in ("smmd", "swgan") and self.accumulate > 1:
             raise ValueError(
                 f"train_base.accumulate: {self.objective.kind} takes its scale from the whole batch at once; use 1"
