@@ -76,7 +76,12 @@ def changed_since(run: Run, stage: str, written: dict[str, Any]) -> list[str]:
     """What differs between the experiment a checkpoint was written under and the run's now, but for what may."""
     now = run.experiment.model_dump(mode="json")
     lines = []
-    for part in (*OF_THE_BASE, stage.replace("-", "_")):
+    scored = (
+        ("evaluate",)
+        if stage == "train-base" and (run.experiment.train_base.lr_rule or run.experiment.train_base.keep_best)
+        else ()
+    )
+    for part in ("seed", *OF_THE_BASE, stage.replace("-", "_"), *scored):
         have, wanted = _flat(written.get(part), part), _flat(now[part], part)
         keys = [k for k in have | wanted if part in written and k not in MAY_CHANGE]
         lines += [

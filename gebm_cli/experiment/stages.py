@@ -38,6 +38,7 @@ from gebm_cli.experiment.checkpoint import (
 )
 from gebm_cli.experiment.continuing import OF_THE_BASE, changed_since
 from gebm_cli.experiment.distributed import World
+from gebm_cli.experiment.features import build_features
 from gebm_cli.experiment.plugins import require_allowed
 from gebm_cli.experiment.run import Run, all_runs, create_run
 from gebm_cli.experiment.schema import Experiment
@@ -82,6 +83,9 @@ def _checked(
     share = share or Share()
     dataset = build_dataset(experiment.data)
     stage = "train-base" if experiment.trains_base else "train-energy"
+    keys = experiment.train_base
+    if experiment.trains_base and (keys.lr_rule is not None or keys.keep_best == "kid"):
+        build_features(experiment.evaluate.features, dataset, None, torch.device("cpu"))  # before a folder is made
     if experiment.trains_base:
         require_enough(experiment.train_base, "train-base", len(dataset.train), share)
     if experiment.trains_energy:
@@ -125,6 +129,8 @@ def train(
         with stop_signals() as stopped:
             callbacks = _callbacks(run, stage, training, entry, report, world, stopped)
             _run(training, callbacks, run, stage)
+        if not world.first:
+            return {"step": training.step}
         figures = training.metrics() if training._last else {}
         _load_best(training, run, stage)
         figures |= closing_figures(training, dataset, run.experiment.train_energy.n_log_partition, run.seed)
@@ -169,7 +175,7 @@ def _callbacks(
         entry["step"] = step
 
     def keep(name: str) -> Callable[[int, dict[str, Any]], None]:
-        return lambda step, state: write_checkpoint(folder / name, stage, step, state)
+        return lambda step, state: write_checkpoint(folder / name, stage, step, state | {"experiment": experiment})
 
     return Callbacks(log, save, keep(BEST), keep("diverged.pt"), should_stop)
 
@@ -203,7 +209,9 @@ def _prepare(
     keys = experiment.train_base if training.train_base else experiment.train_energy
     if getattr(keys.objective, "log_partition", None) == "initialised":
         n = experiment.train_energy.n_log_partition
+        training.base.eval(), training.energy.eval()
         start = log_partition(training, n, make_generator(seed, "initial log-partition", device=device))
+        training.base.train(training.train_base), training.energy.train()
         training.energy.log_partition.data.fill_(start.value)
     return training
 

@@ -79,17 +79,24 @@ def test_the_short_form_of_an_objective_is_merged_as_the_long_one(files):
 def test_overrides_lie_on_top_of_all_files(files):
     """Also those into a section that only the parent has, and below an objective in the short form."""
     child = "extends: parent.yaml\nname: child\ntrain_base: {objective: mmd}\n"
-    got = files.load("train_base.lr=2e-3", "base.width=6", "train_base.objective.kernel=distance", parent=PARENT, child=child)
+    got = files.load(
+        "train_base.lr=2e-3", "base.width=6", "train_base.objective.kernel=distance", parent=PARENT, child=child
+    )
     assert (got.train_base.lr, got.base.width, got.train_base.objective.kernel) == (2e-3, 6, "distance")
     got = files.load("train_base.objective=smmd", "train_base.objective.lam=0", parent=PARENT, child=child)
     assert (got.train_base.objective.kind, got.train_base.objective.lam) == ("smmd", 0.0)
-    assert files.load("train_energy.objective=logistic", parent=PARENT, child=child).train_energy.objective.kind == "logistic"
+    assert (
+        files.load("train_energy.objective=logistic", parent=PARENT, child=child).train_energy.objective.kind
+        == "logistic"
+    )
 
 
 def test_a_chain_of_three_is_followed_from_each_files_own_folder(files, tmp_path):
     """The nearest file wins; a path is seen from the file it stands in."""
     (tmp_path / "below").mkdir()
-    (tmp_path / "below/middle.yaml").write_text("extends: ../parent.yaml\nname: middle\nlatent_dim: 8\ntrain_base: {lr: 5e-3}\n")
+    (tmp_path / "below/middle.yaml").write_text(
+        "extends: ../parent.yaml\nname: middle\nlatent_dim: 8\ntrain_base: {lr: 5e-3}\n"
+    )
     got = files.load(parent=PARENT, child="extends: below/middle.yaml\nname: child\nlatent_dim: 9\n")
     assert (got.name, got.latent_dim, got.train_base.lr, got.train_base.steps) == ("child", 9, 5e-3, 20)
     assert "extends" not in to_yaml(got), "what a run records stands on its own"
@@ -106,11 +113,17 @@ def test_an_error_is_placed_where_its_value_was_written(files):
         "child.yaml:6: train_base.stesp: unknown key; did you mean 'steps'?",
         "override 'sample.beta=-1': sample.beta: got '-1', expected 'auto' or a number of at least 0",
     }
-    child = "extends: parent.yaml\nname: child\ntrain_base:\n  lr: 1\n\n  objective:\n    kind: hinge\n    kernel: rbf\n"
+    child = (
+        "extends: parent.yaml\nname: child\ntrain_base:\n  lr: 1\n\n  objective:\n    kind: hinge\n    kernel: rbf\n"
+    )
     (only,) = files.problems(parent=PARENT, child=child)
     assert only.startswith("child.yaml:8: train_base.objective.kernel: unknown key; it is a key of another kind"), only
-    (only,) = files.problems(parent=PARENT.replace("rbf", "rfb"), child="extends: parent.yaml\nname: child\nlatent_dim: 3\n")
-    assert only.startswith("parent.yaml:9: train_base.objective.kernel: got 'rfb', expected") and "mean 'rbf'" in only, only
+    (only,) = files.problems(
+        parent=PARENT.replace("rbf", "rfb"), child="extends: parent.yaml\nname: child\nlatent_dim: 3\n"
+    )
+    assert (
+        only.startswith("parent.yaml:9: train_base.objective.kernel: got 'rfb', expected") and "mean 'rbf'" in only
+    ), only
 
 
 @pytest.mark.parametrize(

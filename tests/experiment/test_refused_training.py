@@ -191,7 +191,13 @@ def test_a_training_that_cannot_work_is_refused(load, text, overrides, sentence,
     ("stage", "keys", "n", "size", "sentence"),
     [
         ("train-base", "batch_size: 65", 64, 1, "batch_size: got 65, but there are 64 training points; use at most 64"),
-        ("train-energy", "batch_size: 65", 64, 1, "batch_size: got 65, but there are 64 training points; use at most 64"),
+        (
+            "train-energy",
+            "batch_size: 65",
+            64,
+            1,
+            "batch_size: got 65, but there are 64 training points; use at most 64",
+        ),
         (
             "train-base",
             "batch_size: 4, critic_steps: 65",

@@ -33,9 +33,8 @@ def estimate(training: Training, batch_size: int) -> Memory:
     n = training.batches.batch_size
     kept = _kept_by_a_step(training)
     if training.train_base and training.direct is None:
-        training.position_in_round = training.schedule.critic_steps_before(
-            training.step
-        )  # the next is a step of the base
+        # The next is then a step of the base.
+        training.position_in_round = training.schedule.critic_steps_before(training.step)
         kept = max(kept, _kept_by_a_step(training))
     numbers = sum(p.numel() * p.element_size() for p in _parameters(training))
     trained = sum(
