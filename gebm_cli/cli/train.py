@@ -133,6 +133,8 @@ def train_energy(
     if loaded is not None:
         of_base = chosen
         chosen, _ = _of_first(world, lambda: (energy_run(of_base, loaded, root), None))
+        if world.first and chosen.name != of_base.name:
+            print(f"train-energy: another energy, so a new run with the base of {of_base.name}", file=sys.stderr)
     work = partial(train, stage="train-energy", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
     _finish("train-energy", chosen, json, lambda run, report: work(run, report=report))
 
@@ -167,6 +169,13 @@ def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], d
     if "log_partition_estimate" in result:
         error = result["log_partition_standard_error"]
         figures.append(f"log-partition {result['log_partition_estimate']:.4g} +- {error:.2g}")
+    learned, error = result.get("log_partition_learned"), result.get("log_partition_standard_error", 0.0)
+    if learned and abs(learned - result["log_partition_estimate"]) > max(1.0, 5 * error):
+        print(
+            f"gebm: warning: the learned c, {learned:.3g}, is far from its estimate: data and base hardly overlap for this "
+            "energy. A larger penalty_weight, a base trained for longer, or log_partition: batch usually helps",
+            file=sys.stderr,
+        )
     following = "train-energy --run" if stage == "train-base" else "sample --run"
     print_result(
         result,

@@ -267,6 +267,7 @@ def _sentence(error: Any, tree: Any, origins: Origins, place: str) -> str:
     if kind == "union_tag_invalid":
         return (
             f"{where}: {name}.kind: got '{context['tag']}', expected {context['expected_tags'].replace(', ', ' or ')}"
+            + _near(str(context["tag"]), re.findall(r"'([^']+)'", context["expected_tags"]))
         )
     if kind == "value_error":
         return f"{where}: {error['msg'].removeprefix('Value error, ')}"
@@ -279,7 +280,11 @@ def _sentence(error: Any, tree: Any, origins: Origins, place: str) -> str:
 def _meant(error: Any) -> str:
     """The nearest of the words a key accepts, where one is near."""
     words = re.findall(r"'([^']+)'", error.get("ctx", {}).get("expected", ""))
-    near = difflib.get_close_matches(str(error["input"]), words, 1, 0.5) if error["type"] == "literal_error" else []
+    return _near(str(error["input"]), words) if error["type"] == "literal_error" else ""
+
+
+def _near(got: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(got.lower(), words, 1, 0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
@@ -383,7 +388,7 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags(key: Key) -> str:
-    field = Experiment.model_fields[str(key[-1])]
+    field = _fields_at(key[:-1])[str(key[-1])]
     return " or ".join(repr(_kind(m)) for m in models_in(field.annotation))
 
 

@@ -224,6 +224,11 @@ def _resume(training: Training, run: Run, stage: str) -> None:
             f"{run.path / 'experiment.yaml'}: was changed since its checkpoint was written; undo the change, or train in a new run "
             f"with `gebm {stage} EXPERIMENT`:\n" + "\n".join(changed)
         )
+    if state.get("step", 0) > training.schedule.steps:
+        key = f"{stage.replace('-', '_')}.steps"
+        raise UsageError(
+            f"{run.path / 'experiment.yaml'}: {key}: {training.schedule.steps} steps, but {state['step']} are done; raise it"
+        )
     try:
         training.load_state_dict(state)
     except UsageError as error:

@@ -195,7 +195,9 @@ def read_table(path: str, delimiter: str = ",", drop: Sequence[str] = ()) -> Tab
 def _rows(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The number of the line each row ends on, and its cells; empty lines are left out."""
     if not Path(path).is_file():
-        what = "is a folder, not a file" if Path(path).is_dir() else f"no such file, seen from {Path.cwd()}"
+        what = (
+            "is a folder, not a file" if Path(path).is_dir() else f"no such file, seen from {Path.cwd()}; set data.path"
+        )
         raise UsageError(f"{path}: {what}")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

@@ -214,7 +214,7 @@ class Training:
     def metrics(self) -> Metrics:
         """The last losses, read from the device (one synchronisation)."""
         last = dict(self._last)
-        if self.direct is None:
+        if self.direct is None and self.method.objective.learns_constant:
             last["log_partition"] = self.energy.log_partition.detach()
         values = torch.stack([v.to(self.generator.device).double() for v in last.values()]).tolist()
         return dict(zip(last, values, strict=True)) | {"lr": self._trained_by().param_groups[0]["lr"]}

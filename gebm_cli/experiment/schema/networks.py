@@ -5,13 +5,25 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gebm_cli.experiment.schema.common import Count, Section, Width
 
 Blocks = Annotated[int, Field(ge=1, le=1_000)]
 Spectral = Literal["none", "norm", "parametrised"]
 SPECTRAL = "Spectral norm: `norm` divides {} by its largest singular value; `parametrised` also multiplies it by a learned scalar."
+
+
+MOST_PARAMETERS = 10**9
+
+
+def refuse_too_large(kind: str, width: int, depth: int) -> None:
+    """Before any memory is taken: width^2 numbers in each hidden layer."""
+    if width**2 * depth > MOST_PARAMETERS:
+        raise ValueError(
+            f"{kind}.width: {depth} layers of {width} units have {width**2 * depth:.1e} parameters; use at most "
+            f"{MOST_PARAMETERS:.0e}"
+        )
 
 
 class ConvBase(Section):
@@ -50,6 +62,11 @@ class MlpBase(Section):
     kind: Literal["mlp"]
     width: Width = Field(64, description="Units in each hidden layer.")
     depth: Width = Field(3, description="Number of hidden layers.")
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> MlpBase:
+        refuse_too_large("base", self.width, self.depth)
+        return self
 
 
 class CircleBase(Section):
@@ -171,6 +188,11 @@ class MlpEnergy(EnergySection):
     kind: Literal["mlp"]
     width: Width = Field(64, description="Units in each hidden layer.")
     depth: Width = Field(3, description="Number of hidden layers.")
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> MlpEnergy:
+        refuse_too_large("energy", self.width, self.depth)
+        return self
 
 
 class FlowEnergy(EnergySection):

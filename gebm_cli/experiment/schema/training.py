@@ -92,9 +92,7 @@ class Optimiser(Section):
             key = "accumulate" if self.accumulate > 1 else "precision"
             raise ValueError(f"{section}.{key}: does not go with objective {kind}, which has no critic; leave it out")
         if kind in ("cd", "pcd") and self.noise_std:
-            raise ValueError(
-                f"{section}.noise_std: would be seen by data and not by the chains of {kind}; leave it out"
-            )
+            raise ValueError(f"{section}.noise_std: would be seen by data and not by the chains of {kind}; set it to 0")
         return self
 
     @field_validator("objective", mode="before", check_fields=False)
