@@ -330,7 +330,9 @@ def test_a_second_process_on_the_same_run_is_refused_and_a_new_start_gets_its_ow
     while not (tmp_path / "digits-001/checkpoints/train-base/latest").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     second = _train(tmp_path, "train-base", "--run", "digits-001")
-    assert "another gebm process is writing to this run" in second.communicate(timeout=300)[1] and second.returncode == 2
+    assert (
+        "another gebm process is writing to this run" in second.communicate(timeout=300)[1] and second.returncode == 2
+    )
     assert _train(tmp_path, "train-base", *STEPPED, "train_base.steps=2").wait() == 0
     assert (tmp_path / "digits-002/record.yaml").exists()
     first.terminate()

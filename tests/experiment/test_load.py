@@ -121,7 +121,8 @@ def test_all_errors_come_in_one_report_with_file_and_line(write):
     assert set(found) == {
         "override 'foo': an override is written key=value, for instance train_energy.lr=1e-4",
         "x.yaml:2: data.held_uot: unknown key; did you mean 'held_out'?",
-        "x.yaml:4: energy.kind: got 'convv', expected 'conv' or 'sngan' or 'dcgan' or 'resnet' or 'mlp' or 'flow' or 'external'",
+        "x.yaml:4: energy.kind: got 'convv', expected 'conv' or 'sngan' or 'dcgan' or 'resnet' or 'mlp' or 'flow' or "
+        "'external'; did you mean 'conv'?",
         "x.yaml:6: train_base.lr: got 'fast', expected a number",
         "x.yaml:7: train_base.lerning_rate: unknown key; did you mean 'lr'?",
         "x.yaml:8: train_base.batch_size: got '0', expected a number of at least 1",

@@ -136,7 +136,7 @@ REFUSED = [
     (
         FLOW,
         ["train_energy.objective=cd", "train_energy.noise_std=0.1"],
-        "train_energy.noise_std: would be seen by data and not by the chains of cd; leave it out",
+        "train_energy.noise_std: would be seen by data and not by the chains of cd; set it to 0",
         ["train_energy.noise_std=0"],
     ),
     *(
