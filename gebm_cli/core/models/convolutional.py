@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from gebm_cli.core.models.second_order import Conv2d, LeakyReLU
 from gebm_cli.core.models.spectral import Spectral, normalised
 from gebm_cli.errors import UsageError
 
@@ -44,7 +45,7 @@ def conv_energy(shape: Shape, width: int, spectral: Spectral = "none", n_out: in
     widths = [width * 2**i for i in range(halvings)]
     layers: list[nn.Module] = []
     for wide_in, wide_out in pairwise([channels, *widths]):
-        layers += [normalised(nn.Conv2d(wide_in, wide_out, 4, 2, 1), spectral), nn.LeakyReLU(0.2)]
+        layers += [normalised(Conv2d(wide_in, wide_out, 4, 2, 1), spectral), LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * end**2, n_out))
 
 
@@ -85,16 +86,16 @@ def dcgan_energy(shape: Shape, width: int = 64, spectral: Spectral = "none", n_o
     side, plain = require_rgb("dcgan", shape, (32, 64)), spectral == "none"
 
     def convolution(wide_in: int, wide_out: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:
-        layer = nn.Conv2d(wide_in, wide_out, kernel, stride, padding, bias=not plain)
+        layer = Conv2d(wide_in, wide_out, kernel, stride, padding, bias=not plain)
         nn.init.normal_(layer.weight, std=0.02)
         return normalised(layer, spectral)
 
-    layers: list[nn.Module] = [convolution(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+    layers: list[nn.Module] = [convolution(3, width, 4, 2, 1), LeakyReLU(0.2)]
     for wide in (width, 2 * width, 4 * width):
         layers += [
             convolution(wide, 2 * wide, 4, 2, 1),
             *([nn.BatchNorm2d(2 * wide)] if plain else []),
-            nn.LeakyReLU(0.2),
+            LeakyReLU(0.2),
         ]
     return nn.Sequential(*layers, convolution(8 * width, n_out, side // 16, 1, 0), nn.Flatten())
 
@@ -132,10 +133,10 @@ def sngan_energy(shape: Shape, spectral: Spectral = "norm", n_out: int = 1) -> n
         UsageError: the images are not RGB of side 32 or 64.
     """
     widths = _sngan_widths(shape)
-    layers: list[nn.Module] = [normalised(nn.Conv2d(3, 64, 3, 1, 1), spectral), nn.LeakyReLU(0.1)]
+    layers: list[nn.Module] = [normalised(Conv2d(3, 64, 3, 1, 1), spectral), LeakyReLU(0.1)]
     for wide_in, wide_out in pairwise(widths):
-        layers += [normalised(nn.Conv2d(wide_in, wide_out, 4, 2, 1), spectral), nn.LeakyReLU(0.1)]
-        layers += [normalised(nn.Conv2d(wide_out, wide_out, 3, 1, 1), spectral), nn.LeakyReLU(0.1)]
+        layers += [normalised(Conv2d(wide_in, wide_out, 4, 2, 1), spectral), LeakyReLU(0.1)]
+        layers += [normalised(Conv2d(wide_out, wide_out, 3, 1, 1), spectral), LeakyReLU(0.1)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 4 * 4, n_out))
 
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from gebm_cli.core.models.convolutional import Shape, require_rgb
+from gebm_cli.core.models.second_order import Conv2d, ReLU
 from gebm_cli.core.models.spectral import Spectral, normalised
 
 SIDES = (32, 64, 128)
@@ -64,7 +65,7 @@ def resnet_energy(shape: Shape, width: int = 128, spectral: Spectral = "norm", n
     blocks += [_down(*wide, gains, spectral, i < halvings) for i, wide in enumerate(pairwise(widths), 1)]
     last = nn.Linear(widths[-1], n_out)
     nn.init.xavier_uniform_(last.weight)
-    return nn.Sequential(*blocks, nn.ReLU(), pool, nn.Flatten(), normalised(last, spectral))
+    return nn.Sequential(*blocks, ReLU(), pool, nn.Flatten(), normalised(last, spectral))
 
 
 class _Block(nn.Module):
@@ -90,7 +91,7 @@ def _up(wide_in: int, wide_out: int, gains: Gains, projected: bool) -> _Block:
 def _down(wide_in: int, wide_out: int, gains: Gains, spectral: Spectral, halving: bool) -> _Block:
     """Half the side, or the same. The mean over 2x2 pixels commutes with the 1x1 convolution and comes first, as it is cheaper."""
     first = _convolution(wide_in, wide_in, 3, gains[0], spectral)
-    residual = [nn.ReLU(), first, nn.ReLU(), _convolution(wide_in, wide_out, 3, gains[0], spectral)]
+    residual = [ReLU(), first, ReLU(), _convolution(wide_in, wide_out, 3, gains[0], spectral)]
     if not halving:
         return _Block(residual, [])
     return _Block(
@@ -102,12 +103,12 @@ def _first_down(width: int, gains: Gains, spectral: Spectral) -> _Block:
     """Half the side of an RGB image, without a ReLU of the pixels."""
     first, second = _convolution(3, width, 3, gains[0], spectral), _convolution(width, width, 3, gains[0], spectral)
     shortcut = [nn.AvgPool2d(2), _convolution(3, width, 1, gains[1], spectral)]
-    return _Block([first, nn.ReLU(), second, nn.AvgPool2d(2)], shortcut)
+    return _Block([first, ReLU(), second, nn.AvgPool2d(2)], shortcut)
 
 
 def _convolution(wide_in: int, wide_out: int, kernel: int, gain: float, spectral: Spectral = "none") -> nn.Conv2d:
     """A convolution that keeps the side."""
-    layer = nn.Conv2d(wide_in, wide_out, kernel, 1, kernel // 2)
+    layer = Conv2d(wide_in, wide_out, kernel, 1, kernel // 2)
     nn.init.xavier_uniform_(layer.weight, gain)
     return normalised(layer, spectral)
 

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gebm_cli.core.models.second_order import gradient_by_input
+
 Kind = Literal["zero-centred", "one-centred", "r1", "r2"]
 
 
@@ -55,8 +57,7 @@ def squared_gradient_norm(witness: Callable[[Tensor], Tensor], at: Tensor) -> Te
     Deviation: two released MMD-GAN codes take the norm along one axis of the image, one library over the whole batch.
     """
     at = at.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(witness(at).sum(), at, create_graph=True)
-    return gradient.flatten(1).square().sum(1)
+    return gradient_by_input(witness(at).sum(), at).flatten(1).square().sum(1)
 
 
 EXACT_OUTPUTS = 16
@@ -73,6 +74,5 @@ def squared_jacobian(features: Callable[[Tensor], Tensor], at: Tensor, generator
         directions = torch.randn(1, outputs.shape[1], generator=generator, device=at.device, dtype=outputs.dtype)
     total = outputs.new_zeros(len(at))
     for v in directions:
-        (row,) = torch.autograd.grad((outputs * v).sum(), at, create_graph=True)
-        total = total + row.flatten(1).square().sum(1)
+        total = total + gradient_by_input((outputs * v).sum(), at).flatten(1).square().sum(1)
     return total
