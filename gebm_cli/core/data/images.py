@@ -98,7 +98,7 @@ def folder(
         return pixels
 
     lazy = LazyImages(read, len(files), (shape[2], *shape[:2]), workers)
-    return _split(Path(path).name, lazy, _labels_of_folders(files, path), round(held_out * len(files)))
+    return _split(Path(path).name, lazy, labels_of_folders(files, path), round(held_out * len(files)))
 
 
 def array(path: str, held_out: float) -> Dataset:
@@ -142,10 +142,10 @@ def read_folder(path: str, size: int | None = None, channels: int | None = None)
     if problems:
         more = f"\n... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UsageError("\n".join(problems[:10]) + more)
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), _labels_of_folders(files, path)
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), labels_of_folders(files, path)
 
 
-def _labels_of_folders(files: list[Path], path: str) -> Tensor | None:
+def labels_of_folders(files: list[Path], path: str) -> Tensor | None:
     """The number of the folder each file lies in, (n,); None where there is one folder, or a file outside all of them."""
     classes = ["" if file.parent == Path(path) else file.parent.name for file in files]
     numbers = {name: i for i, name in enumerate(sorted(set(classes)))}
@@ -216,7 +216,7 @@ def read_array(path: str) -> tuple[Tensor, Tensor | None]:
     Raises:
         UsageError: no such file, not an array file, or of another type or shape.
     """
-    arrays = _load_arrays(path)
+    arrays = load_arrays(path)
     known = [name for name in arrays if name in ("images", "samples") or len(arrays) == 1]
     if not known:
         raise UsageError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array named `images`")
@@ -240,7 +240,12 @@ def read_array(path: str) -> tuple[Tensor, Tensor | None]:
     )
 
 
-def _load_arrays(path: str) -> dict[str, np.ndarray]:
+def load_arrays(path: str) -> dict[str, np.ndarray]:
+    """The arrays of a .npz by their names, or the one of a .npy as `images`.
+
+    Raises:
+        UsageError: no such file, damaged, or it holds objects, which are never loaded.
+    """
     if not Path(path).is_file():
         what = "is a folder; use data.kind: folder" if Path(path).is_dir() else f"no such file, seen from {Path.cwd()}"
         raise UsageError(f"{path}: {what}")
