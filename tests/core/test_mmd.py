@@ -78,19 +78,45 @@ def test_blocks_change_nothing(monkeypatch, block, generator):
 
 
 def _lopsided(x, y):
-    """A float32 matrix with one 2^30 a row among ones, which 32-bit sums round to multiples of 128."""
-    matrix = torch.ones(len(x), len(y))
-    matrix[:, -1] = 2.0**30
-    return matrix
+    """A float32 matrix of ones, but 2^30 for a marked point with any other, which 32-bit sums round to multiples of 128."""
+    marked = (x[:, :1] != 0) | (y[:, 0] != 0)
+    return torch.where(marked, 2.0**30, 1.0)
 
 
 def test_float32_kernels_are_summed_in_float64():
     """Sums of float32 kernel values are exact where 32-bit sums would have rounded them."""
     x, y = torch.zeros(40, 1), torch.zeros(1030, 1)
+    y[-1] = 1
     rows, columns = mmd.column_and_row_means(_lopsided, x, y)
     assert (rows * 1030 - (2**30 + 1029)).abs().max() < 1e-6 and (columns[:-1] == 1).all() and columns[-1] == 2**30
     within = mmd.row_means(_lopsided, y)
-    assert (within[:-1] * 1029 - (2**30 + 1028)).abs().max() < 1e-6 and within[-1] == 1
+    assert (within[:-1] * 1029 - (2**30 + 1028)).abs().max() < 1e-6 and within[-1] == 2**30
+    squares = mmd.sums_within(_lopsided, y).squares.item()
+    assert squares == pytest.approx(2 * 1029 * 2.0**60 + 1029 * 1028, rel=1e-15)
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(0.9), Polynomial(3), Polynomial(2), GaussianMixture(linear=0.7)])
+@pytest.mark.parametrize("block", [3, 10, 64])
+def test_sums_of_kernel_matrices_are_those_of_whole_ones(monkeypatch, kernel, block, generator):
+    """Rows, columns and squares in blocks, half of them for the symmetric matrix, which loses its diagonal."""
+    monkeypatch.setattr(mmd, "BLOCK", block)
+    x, y, ticks = _normal(20, generator), _normal(31, generator, 0.3), []
+    whole = kernel(x, x).fill_diagonal_(0.0)
+    within = mmd.sums_within(kernel, x, lambda: ticks.append(1))
+    assert len(ticks) == mmd.n_blocks(20)
+    assert torch.allclose(within.rows, whole.sum(1), rtol=1e-13) and torch.equal(within.rows, within.columns)
+    assert within.squares.item() == pytest.approx(whole.square().sum().item(), rel=1e-13)
+    whole, ticks = kernel(x, y), []
+    between = mmd.sums_between(kernel, x, y, lambda: ticks.append(1))
+    assert len(ticks) == mmd.n_blocks(20, 31)
+    assert torch.allclose(between.rows, whole.sum(1), rtol=1e-13)
+    assert torch.allclose(between.columns, whole.sum(0), rtol=1e-13)
+    assert between.squares.item() == pytest.approx(whole.square().sum().item(), rel=1e-13)
+
+
+def test_row_means_against_another_sample(generator):
+    x, y = _normal(5, generator), _normal(8, generator)
+    assert torch.allclose(row_means(Gaussian(1.0), x, y), Gaussian(1.0)(x, y).mean(1), rtol=1e-13)
 
 
 def test_float32_data_agree_with_float64(generator):

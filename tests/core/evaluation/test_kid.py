@@ -7,7 +7,9 @@ import pytest
 import torch
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from gebm_cli.core.evaluation.kid import kid, kid_difference
+from gebm_cli.core import mmd
+from gebm_cli.core.evaluation.kid import kid, kid_difference, kid_on_subsets, kid_subsets, kid_witness
+from gebm_cli.core.kernels import Polynomial
 
 
 def _normal(n, d, generator, mean=0.0):
@@ -64,3 +66,124 @@ def test_kid_difference_is_negative_when_x_is_closer(generator):
     assert difference.z < -4 and difference.p_less < 1e-4, difference
     assert difference.value == pytest.approx(kid(r, near).value - kid(r, far).value, rel=1e-12)
     assert kid_difference(r, far, near).z == pytest.approx(-difference.z, rel=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_blocks_change_nothing(monkeypatch, dtype, tolerance, generator):
+    """Value and error are the same, relatively, for blocks of any size."""
+    x, y = _normal(300, 64, generator).to(dtype), _normal(211, 64, generator, 0.5).to(dtype)
+    whole = kid(x, y)
+    for block in (7, 37, 64) if dtype == torch.float64 else (37, 128):
+        monkeypatch.setattr(mmd, "BLOCK", block)
+        blocked = kid(x, y)
+        assert blocked.value == pytest.approx(whole.value, rel=tolerance)
+        assert blocked.standard_error == pytest.approx(whole.standard_error, rel=100 * tolerance)
+
+
+def test_progress_is_told_of_every_block(monkeypatch, generator):
+    monkeypatch.setattr(mmd, "BLOCK", 10)
+    seen = []
+    kid(_normal(25, 3, generator), _normal(14, 3, generator), lambda *args: seen.append(args))
+    assert seen == [(i, 6 + 3 + 6) for i in range(1, 16)]
+
+
+def test_inputs_are_left_alone(generator):
+    x, y = _normal(30, 3, generator), _normal(30, 3, generator)
+    copies = x.clone(), y.clone()
+    kid(x, y), kid_subsets(x, y, 3, 10), kid_witness(x, y)
+    assert torch.equal(x, copies[0]) and torch.equal(y, copies[1])
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_few_rows_have_the_first_order_error(n, generator):
+    x, y = _normal(n, 3, generator), _normal(9, 3, generator)
+    assert kid(x, y) == mmd.mmd2(x, y, Polynomial(3))
+    assert kid(x, y).value == pytest.approx(_kid_by_loops(x, y), rel=1e-12)
+
+
+@pytest.mark.parametrize("shapes", [((1, 2), (9, 2)), ((9, 2), (0, 2)), ((9, 2), (9, 3)), ((9,), (9,))])
+def test_what_cannot_be_scored_is_refused(shapes):
+    with pytest.raises(ValueError, match="must be"):
+        kid(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+# ----------------------------------------------------------------------------------------------------- the field's subsets
+
+
+def test_subsets_by_loops(generator):
+    """Mean and spread (divided by the number of subsets) of the double loop, for the documented draws."""
+    x, y = _normal(12, 3, generator), _normal(15, 3, generator, 0.5)
+    state = np.random.RandomState(7)
+    values = []
+    for _ in range(4):
+        i, j = state.choice(12, 6, replace=False), state.choice(15, 6, replace=False)
+        values.append(_kid_by_loops(x[i], y[j]))
+    result = kid_subsets(x, y, 4, 6, seed=7)
+    assert (result.mean, result.spread) == pytest.approx((np.mean(values), np.std(values)), rel=1e-12)
+    assert (result.n_subsets, result.size) == (4, 6)
+    assert kid_subsets(x, y, 4, 6, seed=8).mean != result.mean
+
+
+def test_subsets_are_torch_fidelitys(generator):
+    """The same numbers from the same features, seed and subsets; their default seed is ours."""
+    metric = pytest.importorskip("torch_fidelity.metric_kid")
+    x, y = _normal(120, 16, generator), _normal(150, 16, generator, 0.5)
+    theirs = metric.kid_features_to_metric(x, y, kid_subsets=9, kid_subset_size=50, verbose=False)
+    ours = kid_subsets(x, y, 9, 50)
+    assert ours.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-10)
+    assert ours.spread == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-10)
+
+
+def test_subsets_are_torchmetrics(generator):
+    """The same subsets, drawn as torchmetrics draws them, give its mean and spread."""
+    image = pytest.importorskip("torchmetrics.image.kid")
+    x, y = _normal(120, 16, generator), _normal(150, 16, generator, 0.5)
+    metric = image.KernelInceptionDistance(feature=torch.nn.Identity(), subsets=5, subset_size=40)
+    metric.real_features, metric.fake_features = [x], [y]
+    torch.manual_seed(3)
+    mean, spread = (value.item() for value in metric.compute())
+    torch.manual_seed(3)
+    pairs = [(torch.randperm(120)[:40].numpy(), torch.randperm(150)[:40].numpy()) for _ in range(5)]
+    values = kid_on_subsets(x, y, pairs)
+    assert values.mean().item() == pytest.approx(mean, rel=1e-10)
+    assert values.std(correction=0).item() == pytest.approx(spread, rel=1e-10)
+
+
+@pytest.mark.parametrize(("n_subsets", "size", "message"), [(3, 11, "smaller"), (3, 1, "at least 2"), (0, 5, "one of")])
+def test_subsets_that_cannot_be_drawn_are_refused(n_subsets, size, message):
+    for pair in ((10, 20), (20, 10)):
+        with pytest.raises(ValueError, match=message):
+            kid_subsets(torch.zeros(pair[0], 2), torch.zeros(pair[1], 2), n_subsets, size)
+
+
+# -------------------------------------------------------------------------------------------------------------- the witness
+
+
+def test_witness_by_hand(generator):
+    """Means over the other reals minus over the fakes, each point left out of its own side; the means differ by KID."""
+    real, fake = _normal(6, 3, generator), _normal(8, 3, generator, 1.0)
+    k = Polynomial(3)
+    at_real, at_fake = kid_witness(real, fake)
+    for i in range(6):
+        others = torch.cat([real[:i], real[i + 1 :]])
+        expected = k(real[i : i + 1], others).mean() - k(real[i : i + 1], fake).mean()
+        assert at_real[i].item() == pytest.approx(expected.item(), rel=1e-10, abs=1e-12)
+    for j in range(8):
+        others = torch.cat([fake[:j], fake[j + 1 :]])
+        expected = k(fake[j : j + 1], real).mean() - k(fake[j : j + 1], others).mean()
+        assert at_fake[j].item() == pytest.approx(expected.item(), rel=1e-10, abs=1e-12)
+    assert (at_real.mean() - at_fake.mean()).item() == pytest.approx(kid(real, fake).value, rel=1e-12)
+
+
+def test_witness_is_low_at_fakes_far_from_the_reference(generator):
+    """Of fakes of which some are shifted, all of the shifted ones score lower than any other."""
+    real, fake = _normal(300, 8, generator), _normal(100, 8, generator)
+    fake[:10] += 5
+    _, at_fake = kid_witness(real, fake)
+    assert at_fake[:10].max() < at_fake[10:].min()
+
+
+def test_witness_needs_two_rows_a_side():
+    for pair in ((1, 5), (5, 1)):
+        with pytest.raises(ValueError, match="at least 2 rows"):
+            kid_witness(torch.zeros(pair[0], 2), torch.zeros(pair[1], 2))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from gebm_cli.core.evaluation import prdc as module
 from gebm_cli.core.evaluation.prdc import prdc, radii
 
 
@@ -173,3 +174,85 @@ def test_inputs_are_left_as_they_were(generator):
     result = prdc(real, fake)
     assert torch.equal(real, copies[0]) and torch.equal(fake, copies[1])
     assert all(isinstance(value, float) for value in dataclasses.asdict(result).values())
+
+
+def _by_exact_matrix(real, fake, k):
+    """The scores from whole matrices of distances by differences in float64."""
+
+    def distances(x, y):
+        return torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+    own = [distances(z, z).fill_diagonal_(math.inf).kthvalue(k, 1).values for z in (real, fake)]
+    cross = distances(real, fake)
+    held = (cross <= own[0][:, None]).sum(0)
+    return (
+        (held > 0).double().mean().item(),
+        (cross <= own[1]).any(1).double().mean().item(),
+        held.double().mean().item() / k,
+        (cross <= own[0][:, None]).any(1).double().mean().item(),
+    ), own[0]
+
+
+def _lattice(generator):
+    return tuple(torch.randint(0, 4, (n, 3), generator=generator).float() for n in (150, 130))
+
+
+def _with_copies(generator):
+    real = torch.randn(150, 200, generator=generator).relu() + 30
+    return real, torch.cat([real[:40], real[:40], torch.randn(50, 200, generator=generator).relu() + 30])
+
+
+def _tight_beside_an_outlier(generator):
+    sets = [torch.cat([1e-12 * torch.randn(80, 4, generator=generator), torch.full((3, 4), v)]) for v in (1.0, 3.0)]
+    return tuple(sets)
+
+
+def _distances_below_float32(generator):
+    """A cluster 1e-24 wide about the centre between two far points: its squares vanish in a float32 product, and their bound."""
+    far = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]], dtype=torch.float64)
+    return tuple(torch.cat([1e-24 * _normal(60, 3, generator), far]) for _ in range(2))
+
+
+@pytest.mark.parametrize("make", [_lattice, _with_copies, _tight_beside_an_outlier, _distances_below_float32])
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e15])
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_scores_are_exact_where_products_round(generator, make, scale, precision):
+    """Ties, copies, clusters far narrower than their distance, extreme scales: the scores of exact distances to the bit."""
+    real, fake = (scale * z.double() for z in make(generator))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        for k in (1, 4):
+            expected, own = _by_exact_matrix(real, fake, k)
+            assert torch.equal(radii(real, k, 64), own)
+            assert _scores(prdc(real, fake, k, 50)) == pytest.approx(expected, rel=1e-15)
+            assert prdc(real, fake, k, real_radii=own) == prdc(real, fake, k)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_everything_inside_a_ball_needs_no_exact_distance(generator, monkeypatch):
+    """Fakes in the middle of all balls are decided by the bound, not one by one."""
+    real, fake = torch.randn(300, 500, generator=generator), 0.01 * torch.randn(200, 500, generator=generator)
+    asked = []
+    exact = module._Bounds.exact
+    monkeypatch.setattr(module._Bounds, "exact", lambda self, i, j: (asked.append(len(i)), exact(self, i, j))[1])
+    assert prdc(real, fake).density == 300 / 5
+    assert sum(asked) < 0.1 * 300 * 200, f"{asked}"
+
+
+def test_radii_of_broken_features_are_refused():
+    x = torch.randn(9, 2)
+    x[0, 0] = math.nan
+    with pytest.raises(ValueError, match="finite"):
+        radii(x, 2)
+
+
+def test_scores_are_the_prdc_packages(generator):
+    """Naeem's package, whose balls are open, agrees where no distance equals a radius."""
+    package = pytest.importorskip("prdc")
+    real, fake = _normal(120, 6, generator), 1.2 * _normal(90, 6, generator)
+    theirs = package.compute_prdc(real.numpy(), fake.numpy(), nearest_k=4)
+    # The ball of a fake or real point holds its k-th neighbour on its edge, but only neighbours of its own set.
+    expected = tuple(float(theirs[name]) for name in ("precision", "recall", "density", "coverage"))
+    assert _scores(prdc(real, fake, 4)) == pytest.approx(expected, rel=1e-12)
