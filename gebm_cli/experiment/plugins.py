@@ -36,7 +36,7 @@ TOLERANCE = 0.01  # by which images may leave [-1, 1] without a word
 
 
 @cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
     """A line on stderr, the first time in this process."""
     print(f"gebm: {text}", file=sys.stderr)
 
@@ -61,16 +61,16 @@ def load_plugin(factory: str, weights: str | None, where: str, allowed: bool) ->
         raise UsageError(f"{where}.factory: got '{factory}', expected package.module:function")
     if not allowed:
         raise _not_allowed(factory, where)
-    spec = _find(spelled[1])
+    spec = find_module(spelled[1])
     if spec is None:
         raise UsageError(
             f"{where}.factory: no module {spelled[1]} in {os.getcwd()} or among the installed packages; run gebm in the "
             "folder that holds it, or install it"
         )
-    _say_once(f"running plug-in {factory} from {spec.origin or 'a folder without __init__.py'}")
+    say_once(f"running plug-in {factory} from {spec.origin or 'a folder without __init__.py'}")
     network = _made(spelled[1], spelled[2], f"{where}.factory")
     if weights is not None:
-        _load_weights(network, os.path.expanduser(weights), factory, f"{where}.weights")
+        fill_weights(network, os.path.expanduser(weights), factory, f"{where}.weights")
     return network.eval().requires_grad_(False)
 
 
@@ -92,7 +92,7 @@ def _not_allowed(factory: str, where: str) -> UsageError:
     )
 
 
-def _find(module: str) -> ModuleSpec | None:
+def find_module(module: str) -> ModuleSpec | None:
     """Where a module is, found without running it or the packages it is in; None where there is none."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -113,7 +113,7 @@ def _made(module: str, name: str, where: str) -> nn.Module:
     try:
         names = vars(importlib.import_module(module))
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{where}: importing {module} raised {_told(error)}") from error
+        raise UsageError(f"{where}: importing {module} raised {told(error)}") from error
     function = names.get(name)
     if not callable(function):
         near = difflib.get_close_matches(name, [k for k, v in names.items() if callable(v)], 1)
@@ -122,13 +122,13 @@ def _made(module: str, name: str, where: str) -> nn.Module:
     try:
         network = function()
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{where}: {module}:{name} raised {_told(error)}") from error
+        raise UsageError(f"{where}: {module}:{name} raised {told(error)}") from error
     if not isinstance(network, nn.Module):
         raise UsageError(f"{where}: {module}:{name} returned {_kind(network)}, expected a torch.nn.Module")
     return network
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """Type and first line of an exception."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
@@ -137,7 +137,7 @@ def _kind(value: Any) -> str:
     return "None" if value is None else f"an object of type {type(value).__name__}"
 
 
-def _load_weights(network: nn.Module, path: str, factory: str, where: str) -> None:
+def fill_weights(network: nn.Module, path: str, factory: str, where: str) -> None:
     """Load a state dict, read as data only, every name and shape of it.
 
     Raises:
@@ -246,7 +246,7 @@ def _checked_base(base: nn.Module, outer: ExternalBase, z: Tensor, data_shape: t
         raise UsageError(f"{what} returned what does not change with the latent: its gradient is zero everywhere")
     low, high = data.min().item(), data.max().item()
     if len(data_shape) == 3 and (low < -1 - TOLERANCE or high > 1 + TOLERANCE):
-        _say_once(
+        say_once(
             f"warning: base.factory: {outer.factory} returned numbers from {low:.3g} to {high:.3g}; the output should be in "
             "[-1, 1], as the data are (a module that ends in a sigmoid needs 2x - 1)"
         )
@@ -262,7 +262,7 @@ def _check_energy(network: ExternalEnergy, data: Tensor) -> None:
     _require(energy, flat, what, "one number for each")
     _same(energy, _called(lambda: network.module(data.clone()), what), what)
     if not _gradient(energy, data, what):
-        _say_once(f"warning: {what} has a gradient of zero there; chains will not see it where it is flat")
+        say_once(f"warning: {what} has a gradient of zero there; chains will not see it where it is flat")
 
 
 def _inputs(base: ExternalBase, z: Tensor) -> str:
@@ -274,7 +274,7 @@ def _called(function: Callable[[], Any], what: str) -> Any:
     try:
         return function()
     except Exception as error:
-        raise UsageError(f"{what} raised {_told(error)}") from error
+        raise UsageError(f"{what} raised {told(error)}") from error
 
 
 def _require(value: Any, shape: tuple[int, ...], what: str, meaning: str = "") -> None:

@@ -57,7 +57,7 @@ def flat_critic(): return nn.Flatten()
 def here(gebm, tmp_path, monkeypatch):
     """A package with models, its weights, and own.yaml (its generator, our energy) and both.yaml (its critic as well)."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    plugins._say_once.cache_clear()
+    plugins.say_once.cache_clear()
     package = tmp_path / (name := next(NAMES))
     package.mkdir()
     (package / "__init__.py").touch()

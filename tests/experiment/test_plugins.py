@@ -30,7 +30,7 @@ def write(tmp_path, monkeypatch):
     """Write a module of a name never used before into the current folder; returns that name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    plugins._say_once.cache_clear()
+    plugins.say_once.cache_clear()
 
     def write(body: str) -> str:
         name = next(NAMES)
@@ -230,7 +230,7 @@ def check(base=images, energy=total, shape=SHAPE, uniform=False):
 @pytest.fixture
 def silent(capsys):
     """Afterwards nothing was said."""
-    plugins._say_once.cache_clear()
+    plugins.say_once.cache_clear()
     yield
     assert capsys.readouterr() == ("", "")
 
@@ -307,7 +307,7 @@ def test_an_energy_that_does_not_fit(energy, expected):
 
 def test_images_outside_the_range_and_a_flat_energy_are_warned_about(capsys):
     """A generator in [0, 255] and a critic saturated at the samples go on, with a line on stderr."""
-    plugins._say_once.cache_clear()
+    plugins.say_once.cache_clear()
     check(base=lambda z: 127.5 * (images(z) + 1))
     assert "warning: base.factory: my.gan:generator returned numbers from" in (err := capsys.readouterr().err)
     assert "should be in [-1, 1]" in err

@@ -1,36 +1,117 @@
-"""Feature networks: what a score compares. Every score names its network and the hash of its weights."""
+"""Feature networks: what a score compares. Every score names its network, the hash of its weights, and how it was fed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gebm_cli.core.data.dataset import Data, to_float
-from gebm_cli.core.device import seeded_construction
+from gebm_cli.core.data.streaming import LazyImages
+
+Precision = Literal["float32", "bfloat16", "tf32"]
+
+
+class Images(Protocol):
+    """Images of possibly different sizes, decoded when they are read."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, n: int, rows: range | None = None) -> Iterator[list[Tensor]]:
+        """All images in order, or those of `rows`, at most n at a time; each uint8 (1 or 3, h, w)."""
+        ...
 
 
 @dataclass(frozen=True)
 class Features:
-    """A named map from data to (n, dim) features, with the hash of what it was made of."""
+    """A named map from data to (n, dim) features, with the hash of what it was made of.
+
+    Args:
+        network: maps what `prepare` returns, (n, ...) of one shape, to (n, dim).
+        resize: the convention by which images are brought to the network's size, `none` where they are not.
+        layer: the layer that is read, where there is a choice.
+        precision: of the network's arithmetic; resizing and the features are float32 always.
+        any_size: whether images of different sizes have features that compare.
+        prepare: maps uint8 images (n, c, h, w) or points (n, d) to the network's input, on the device.
+        head: maps features to the network's class logits, where it has classes.
+    """
 
     name: str
     network: nn.Module
     weights_hash: str
     device: torch.device
     batch_size: int = 250
+    resize: str = "none"
+    layer: int | None = None
+    precision: Precision = "float32"
+    any_size: bool = False
+    prepare: Callable[[Tensor], Tensor] = to_float
+    head: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, data: Data, on_batch: Callable[[int], None] = lambda n: None) -> Tensor:
-        """Features of images (n, c, h, w) uint8 or points (n, d), float32 on the device; `on_batch` hears of progress."""
+    def __call__(self, data: Data | Images, on_batch: Callable[[int], None] = lambda n: None) -> Tensor:
+        """Features (n, dim) of images or points, float32 on the device, in their order; `on_batch` hears of progress.
+
+        Raises:
+            ValueError: images of different shapes, where the network does not take them.
+        """
         parts = []
-        with torch.inference_mode():
-            for batch in data.split(self.batch_size):
-                parts.append(self.network(to_float(batch.to(self.device))).float())
+        with torch.inference_mode(), _arithmetic(self.precision):
+            for batch in self._batches(data):
+                parts.append(self._extract(batch))
                 on_batch(len(batch))
         return torch.cat(parts)
+
+    def logits(self, features: Tensor) -> Tensor | None:
+        """Class logits (n, classes) of features that were extracted by this network; None where it has no classes."""
+        if self.head is None:
+            return None
+        with torch.inference_mode(), _arithmetic("float32"):
+            return self.head(features.to(self.device))
+
+    def settings(self) -> dict[str, Any]:
+        """What a record says of the features, and what must be the same on both sides of a comparison."""
+        described = {
+            "features": self.name,
+            "weights_hash": self.weights_hash,
+            "resize": self.resize,
+            "layer": self.layer,
+        }
+        if self.precision != "float32":
+            described["precision"] = self.precision
+        accuracy = getattr(self.network, "held_out_accuracy", None)
+        return described if accuracy is None else described | {"classifier_accuracy": round(float(accuracy), 4)}
+
+    def _batches(self, data: Data | Images) -> Iterator[Tensor | list[Tensor]]:
+        if isinstance(data, Tensor | LazyImages):
+            yield from data.split(self.batch_size)
+            return
+        first = None
+        for batch in data.batches(self.batch_size):
+            for image in batch:
+                first = image.shape if first is None else first
+                if image.shape != first and not self.any_size:
+                    raise ValueError(
+                        f"{self.name} features: images of {_spelled(first)} and of {_spelled(image.shape)} (channels x height "
+                        "x width) do not compare; bring them to one size and colour, or use inception features"
+                    )
+            yield batch
+
+    def _extract(self, batch: Tensor | list[Tensor]) -> Tensor:
+        """Features of one batch. Images of one shape are prepared together, and pass the network with all that then fit."""
+        groups = [(list(range(len(batch))), batch)] if isinstance(batch, Tensor) else by_shape(batch)
+        inputs = [self.prepare(images.to(self.device)) for _, images in groups]
+        if len({x.shape[1:] for x in inputs}) == 1:
+            inputs = [torch.cat(inputs) if len(inputs) > 1 else inputs[0]]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            features = torch.cat([self.network(x).float() for x in inputs])
+        ordered = torch.empty_like(features)
+        ordered[torch.tensor([row for rows, _ in groups for row in rows], device=features.device)] = features
+        return ordered
 
 
 def pixels(device: torch.device) -> Features:
@@ -38,80 +119,33 @@ def pixels(device: torch.device) -> Features:
     return Features("pixels", nn.Flatten(), "none", device)
 
 
-# ---------------------------------------------------------------------------------------------------------- classifier
-
-N_FEATURES = 64
-CLASSIFIER_RECIPE = "conv32-conv64-pool-conv64-linear64, Adam 1e-3 linear decay, 800 steps of 64, seed 0, version 2"
-
-
-class Classifier(nn.Module):
-    """A small convolutional classifier; its features are the 64 units before the last ReLU, standardised.
-
-    Each has mean 0 and variance 1 on the data it was trained on. Before the ReLU they are nearly Gaussian, as FID assumes;
-    centred, they leave no constant in KID's kernel that would drown the differences.
-    """
-
-    def __init__(self, channels: int, n_classes: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(64, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(),
-            nn.Linear(64 * 16, N_FEATURES),
-        )
-        self.logits = nn.Sequential(nn.ReLU(), nn.Linear(N_FEATURES, n_classes))
-        self.mean = nn.Buffer(torch.zeros(N_FEATURES))
-        self.std = nn.Buffer(torch.ones(N_FEATURES))
-        self.held_out_accuracy = nn.Buffer(torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (n, 64) of images (n, c, h, w) in [-1, 1]."""
-        return (self.body(x) - self.mean) / self.std
+def by_shape(images: list[Tensor]) -> list[tuple[list[int], Tensor]]:
+    """Images of one shape together: their rows in the list, and themselves, (m, c, h, w)."""
+    rows: dict[torch.Size, list[int]] = {}
+    for row, image in enumerate(images):
+        rows.setdefault(image.shape, []).append(row)
+    return [(same, torch.stack([images[row] for row in same])) for same in rows.values()]
 
 
-def train_classifier(
-    images: Tensor,
-    labels: Tensor,
-    held_out: Tensor,
-    held_out_labels: Tensor,
-    device: torch.device,
-    on_step: Callable[[int, int], None] = lambda done, total: None,
-) -> Classifier:
-    """Learn a classifier of images (n, c, h, w) uint8 by their labels (n,), and measure it on held-out ones.
+def rgb(images: Tensor) -> Tensor:
+    """(n, 1 or 3, h, w) -> (n, 3, h, w): grey is repeated."""
+    return images.expand(-1, 3, -1, -1)
 
-    On a CPU the same data give the same network: everything random comes from seed 0.
-    """
-    steps, batch = 800, min(64, len(images))
-    with seeded_construction(0, "classifier"):
-        network = Classifier(images.shape[1], int(labels.max()) + 1).to(device)
-    generator = torch.Generator().manual_seed(0)
-    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
-    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, steps)
-    images, labels = images.to(device), labels.to(device)
-    for step in range(steps):
-        index = torch.randperm(len(images), generator=generator)[:batch].to(device)
-        loss = nn.functional.cross_entropy(network.logits(network.body(to_float(images[index]))), labels[index])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        decay.step()
-        on_step(step + 1, steps)
-    network.eval().requires_grad_(False)
-    units = torch.cat([network.body(to_float(b)) for b in images.split(1000)])
-    network.mean.copy_(units.mean(0))
-    network.std.copy_(units.std(0).clamp(min=1e-6))
-    if len(held_out):
-        guesses = torch.cat(
-            [network.logits(network.body(to_float(b.to(device)))).argmax(1) for b in held_out.split(1000)]
-        )
-        network.held_out_accuracy.copy_((guesses.cpu() == held_out_labels).float().mean())
-    return network
+
+def _spelled(shape: torch.Size) -> str:
+    return "x".join(map(str, shape))
+
+
+@contextmanager
+def _arithmetic(precision: Precision) -> Iterator[None]:
+    """Deterministic convolutions, and TF32 only where it was asked for: a score must not depend on the kind of GPU."""
+    matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=precision == "tf32"):
+        try:
+            matmul.allow_tf32 = precision == "tf32"
+            yield
+        finally:
+            matmul.allow_tf32 = before
 
 
 def state_hash(network: nn.Module) -> str:

@@ -1,29 +1,19 @@
-"""Our Inception against pytorch-fid's own class, on one random set of weights."""
+"""Our Inception against pytorch-fid's and torch-fidelity's own classes, on one random set of weights."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
+from core.evaluation.inception_weights import random_inception, smooth_and_noise
 from pytorch_fid import inception as pytorch_fid
 
-from gebm_cli.core.evaluation.inception import Inception, _network, weights_url
+from gebm_cli.core.evaluation.inception import LAYERS, Inception, weights_url
+from gebm_cli.core.evaluation.resizing import resize
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """A random state dict that keeps signals alive through the whole depth, with non-trivial batch norms."""
-    generator = torch.Generator().manual_seed(0)
-    state = _network().state_dict()
-    for name, value in state.items():
-        if value.dim() == 4:
-            value.normal_(0, math.sqrt(2 / value[0].numel()), generator=generator)
-        elif name.endswith(("running_var", "bn.weight")):
-            value.uniform_(0.5, 1.5, generator=generator)
-        elif name.endswith(("running_mean", "bias")):
-            value.normal_(0, 0.1, generator=generator)
-    return state
+    return random_inception()
 
 
 @pytest.fixture(scope="module")
@@ -32,39 +22,110 @@ def ours(weights):
 
 
 @pytest.fixture(scope="module")
-def theirs(weights):
-    """pytorch-fid's network, its download replaced."""
+def images():
+    """One smooth image and one of noise."""
+    return smooth_and_noise(2, 1)
+
+
+@pytest.fixture(scope="module")
+def theirs(weights, images):
+    """pytorch-fid's features at its four blocks, its download replaced; averaged as its get_activations does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pytorch_fid, "load_state_dict_from_url", lambda *_, **__: weights)
-        return pytorch_fid.InceptionV3().eval()
-
-
-def _images(channels, generator):
-    return 2 * torch.rand(2, channels, 32, 32, generator=generator) - 1
-
-
-def test_features_are_those_of_pytorch_fid(ours, theirs, generator):
-    """On the same weights and images in [-1, 1] the 2,048 features agree to 1e-4, and tell the two images apart."""
-    x = _images(3, generator)
+        network = pytorch_fid.InceptionV3([0, 1, 2, 3]).eval()
     with torch.no_grad():
-        result, (expected,) = ours(x), theirs((x + 1) / 2)
-    expected = expected.flatten(1)
-    assert result.shape == (2, 2048)
-    error = ((result - expected).norm() / expected.norm()).item()
-    signal = ((expected[0] - expected[1]).norm() / expected.norm()).item()
-    assert error < 1e-4 and signal > 100 * error, f"relative error {error:.1e}, images differ by {signal:.1e}"
+        maps = network(images.float() / 255)
+    return {x.shape[1]: torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1) for x in maps}
 
 
-def test_grey_is_its_rgb_copy(ours, generator):
-    """A grey image has the features of the same image repeated in three channels."""
-    x = _images(1, generator)[:1]
+def _relative(result, expected):
+    return ((result - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_features_are_those_of_pytorch_fid(weights, images, theirs, layer):
+    """At every one of its `dims`, features agree to a relative 1e-6, and tell the two images apart."""
     with torch.no_grad():
-        assert torch.equal(ours(x), ours(x.repeat(1, 3, 1, 1)))
+        result = Inception(weights, layer)(resize(images, "pytorch-fid"))
+    assert result.shape == (2, layer) and result.dtype == torch.float32
+    error, signal = _relative(result, theirs[layer]), _relative(theirs[layer][:1], theirs[layer][1:])
+    assert error < 1e-6 and signal > 1e-3, f"relative error {error:.1e}, images differ by {signal:.1e}"
+
+
+def test_random_weights_are_those_of_a_working_network(theirs):
+    """No layer's features vanish or explode, and hardly any is dead: the agreement above means something."""
+    for layer, features in theirs.items():
+        assert 0.1 < features.pow(2).mean().sqrt() < 10 and (features == 0).float().mean() < 0.01, layer
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_network_stops_at_the_layer(weights, layer):
+    """Nothing that comes after the layer is kept, let alone computed: parameters end where the layer does."""
+    last = {64: "Conv2d_2b_3x3", 192: "Conv2d_4a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}[layer]
+    names = list(dict.fromkeys(name.split(".")[0] for name in weights))
+    kept = names[: names.index(last) + 1]
+    expected = sum(v.numel() for k, v in weights.items() if k.split(".")[0] in kept and k.endswith("conv.weight"))
+    convolutions = [m for m in Inception(weights, layer).modules() if isinstance(m, torch.nn.Conv2d)]
+    assert sum(m.weight.numel() for m in convolutions) == expected
+
+
+def test_batch_norms_are_folded(ours):
+    """None is left, and every convolution has a bias of its own."""
+    modules = list(ours.modules())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in modules)
+    assert all(m.bias is not None for m in modules if isinstance(m, torch.nn.Conv2d))
+
+
+def test_features_and_logits_are_those_of_torch_fidelity(weights, ours, images, tmp_path):
+    """Its compat network reads the same file; with resize tf1 the features and the logits without bias agree to 1e-6."""
+    tool = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    torch.save(weights, tmp_path / "weights.pth")
+    names = [*map(str, LAYERS), "logits_unbiased"]
+    network = tool.FeatureExtractorInceptionV3(
+        "inception-v3-compat", names, feature_extractor_weights_path=str(tmp_path / "weights.pth")
+    )
+    with torch.no_grad():
+        expected = dict(zip(names, network(images), strict=True))
+        features = ours(resize(images, "tf1"))
+        logits = ours.logits(features)
+    assert logits.shape == (2, 1008)
+    assert _relative(features, expected["2048"]) < 1e-6
+    assert _relative(logits, expected["logits_unbiased"]) < 1e-6
+
+
+def test_logits_are_the_last_layer_without_its_bias(weights, ours, generator):
+    """features @ W' in float64, to 1e-6; the bias, which is about 1.5 here, is left out."""
+    features = torch.rand(3, 2048, generator=generator)
+    expected = features.double() @ weights["fc.weight"].double().T
+    assert _relative(ours.logits(features).double(), expected) < 1e-6
+    assert weights["fc.bias"].abs().mean() > 1
+
+
+def test_earlier_layers_have_no_logits(weights):
+    """Asking for them raises ValueError."""
+    with pytest.raises(ValueError, match="2048"):
+        Inception(weights, 192).logits(torch.zeros(1, 192))
+
+
+def test_chunks_do_not_change_features(ours):
+    """Nineteen images, which fill no chunk evenly, have the features they have alone, in their order."""
+    x = resize(smooth_and_noise(19, 2), "pytorch-fid")
+    with torch.no_grad():
+        together = ours(x)
+        assert together.shape == (19, 2048)
+        for i in (0, 3, 4, 16, 18):
+            assert _relative(together[i], ours(x[i : i + 1])[0]) < 1e-6, i
 
 
 def test_network_is_frozen(ours):
-    """Batch norms use their stored statistics and no parameter asks for a gradient."""
+    """It is in evaluation mode and no parameter asks for a gradient."""
     assert not any(m.training for m in ours.modules()) and not any(p.requires_grad for p in ours.parameters())
+
+
+def test_weights_are_not_changed(weights, ours):
+    """Folding works on a copy: the state dict that was read still equals a fresh one."""
+    fresh = random_inception()
+    assert all(torch.equal(weights[name], fresh[name]) for name in fresh)
 
 
 @pytest.mark.parametrize("break_it", ["missing", "extra", "shape", "empty"])
@@ -82,6 +143,15 @@ def test_wrong_weights_are_refused(weights, break_it):
         broken = {}
     with pytest.raises(RuntimeError, match="state_dict"):
         Inception(broken)
+
+
+def test_weights_of_an_older_torch_are_read(weights, ours, images):
+    """Files from before torch counted batches in batch norm (0.4.1) have no such entries, and load all the same."""
+    old = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    assert len(old) < len(weights)
+    with torch.no_grad():
+        x = resize(images, "pytorch-fid")
+        assert torch.equal(Inception(old, 192)(x), Inception(weights, 192)(x))
 
 
 def test_weights_url_is_pytorch_fids():
