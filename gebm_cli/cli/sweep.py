@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from gebm_cli.cli.tables import drawn, table_of
 from gebm_cli.core.sampling.catalogue import CATALOGUE, ENTRIES
 from gebm_cli.errors import UsageError
 
@@ -82,10 +79,10 @@ def list_of_samplers() -> tuple[dict[str, Any], str]:
         {"name": e.name, "title": e.title, "target": e.target, "cost_per_step": e.cost, "source": e.source}
         for e in ENTRIES
     ]
-    table = _table("name", "what it is", "target", "cost of a step", "source")
+    table = table_of("name", "what it is", "target", "cost of a step", "source")
     for row in rows:
         table.add_row(*row.values())
-    return {"samplers": rows}, _drawn(table)
+    return {"samplers": rows}, drawn(table)
 
 
 def describe_sampler(result: dict[str, Any]) -> str:
@@ -153,13 +150,13 @@ def sweep_table(results: list[dict[str, Any]]) -> str:
     shown = [name for name in COLUMNS if any(r.get(name) is not None for r in results)]
     tracked = [r["track"]["scores"] for r in results if "track" in r]
     scored = [name for name in SCORES if any(points[-1].get(name) is not None for points in tracked)]
-    table = _table(*(COLUMNS[name] for name in shown), *(SCORES[name] for name in scored))
+    table = table_of(*(COLUMNS[name] for name in shown), *(SCORES[name] for name in scored))
     if tracked:
         table.add_row("base", *[""] * (len(shown) - 1), *(_cell(tracked[0][0], name) for name in scored))
     for result in results:
         end = result["track"]["scores"][-1] if "track" in result else {}
         table.add_row(*(_cell(result, name) for name in shown), *(_cell(end, name) for name in scored))
-    return _drawn(table)
+    return drawn(table)
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
@@ -169,17 +166,3 @@ def _cell(row: dict[str, Any], name: str) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     error = row.get(f"{name}_standard_error")
     return text if error is None else f"{text} +- {error:.2g}"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    return table
-
-
-def _drawn(table: Table) -> str:
-    """The table as plain text, as wide as it needs to be."""
-    buffer = io.StringIO()
-    Console(file=buffer, width=400, no_color=True).print(table)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

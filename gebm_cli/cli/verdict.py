@@ -68,7 +68,7 @@ def verdict(
         "gebm": refined.name,
         "n_base": len(draws.data),
         "n_gebm": len(refined.data),
-        **scoring.describe_features(network),
+        **network.settings(),
         "references": scoring.verdict(extracted[0], extracted[1], references),
     }
     print_result(result, json, _table(result))

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gebm_cli.core.data.dataset import Data, Dataset
+from gebm_cli.core.data.image_sets import ImageSet
 from gebm_cli.core.data.images import read_array, read_folder
 from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.build import build_dataset
@@ -22,14 +25,28 @@ SPLITS = ("train", "held-out")
 class Input:
     """Data with where they came from; `run` when they are a run's samples, `dataset` when they are a data set's split.
 
-    Sample sets with an equal `stream` were drawn with the same random numbers, so they are not independent.
+    Sample sets with an equal `stream` were drawn with the same random numbers, so they are not independent. `notes` are what
+    whoever reads a score should know of the data.
     """
 
     name: str
-    data: Data
+    data: Data | ImageSet
     run: Run | None = None
     dataset: Dataset | None = None
     stream: tuple[Any, ...] | None = None
+    labels: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_points(self) -> bool:
+        return not isinstance(self.data, ImageSet) and self.data.dim() == 2
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) or (d,); of images of several sizes, height and width of the most common."""
+        if isinstance(self.data, ImageSet):
+            return self.data.sizes.most_common(1)[0][0]
+        return tuple(self.data.shape[1:])
 
 
 def read_input(text: str, root: Path, context: Run | None = None) -> Input:

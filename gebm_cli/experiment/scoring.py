@@ -14,7 +14,7 @@ from torch import Tensor
 from gebm_cli.core.device import make_generator
 from gebm_cli.core.evaluation.features import Features
 from gebm_cli.core.evaluation.frechet import frechet_distance
-from gebm_cli.core.evaluation.kid import kid, kid_difference
+from gebm_cli.core.evaluation.kid import kid_difference
 from gebm_cli.core.kernels import Gaussian, median_bandwidth
 from gebm_cli.core.two_sample.permutation import permutation_test
 from gebm_cli.errors import UsageError
@@ -46,16 +46,9 @@ class Pair:
             "reference": self.reference.name,
             "n_real": len(self.reference.data),
             "n_fake": len(self.samples.data),
-            "resolution": list(self.samples.data.shape[1:]),
-            **describe_features(self.features),
+            "resolution": list(self.samples.item_shape),
+            **self.features.settings(),
         }
-
-
-def describe_features(features: Features) -> dict[str, Any]:
-    """The network, the hash of its weights, and for a learned one its held-out accuracy."""
-    described: dict[str, Any] = {"features": features.name, "weights_hash": features.weights_hash}
-    accuracy = getattr(features.network, "held_out_accuracy", None)
-    return described if accuracy is None else described | {"classifier_accuracy": round(float(accuracy), 4)}
 
 
 def read_pair(
@@ -96,9 +89,13 @@ def choose_features(
     device: torch.device,
     default: str,
     on_step: Callable[[int, int], None],
+    **options: Any,
 ) -> Features:
-    """The features asked for, else the experiment's, else the default; points are always compared as they are."""
-    if x.data.dim() == 2:
+    """The features asked for, else the experiment's, else the default; points are always compared as they are.
+
+    `options` are those of `build_features`: resize, layer, precision, compile, allow_plugins, seed.
+    """
+    if x.is_points:
         if name not in (None, "pixels"):
             raise UsageError(f"--features {name}: is for images, and {x.name} holds points; leave it out")
         name = "pixels"
@@ -108,49 +105,18 @@ def choose_features(
         name = owner.experiment.evaluate.features if owner is not None else "classifier" if digits else default
     if labelled is None and owner is not None and name == "classifier":
         labelled = split_of(owner, "train").dataset
-    return build_features(name, labelled, weights, device, on_step)
+    return build_features(name, labelled, weights, device, on_step, **options)
 
 
 def require_same_shape(x: Input, y: Input) -> None:
-    if x.data.shape[1:] != y.data.shape[1:] or x.data.dtype != y.data.dtype:
+    if x.item_shape != y.item_shape or x.is_points != y.is_points:
         raise UsageError(
-            f"{x.name} and {y.name}: cannot be compared, their items are {tuple(x.data.shape[1:])} and "
-            f"{tuple(y.data.shape[1:])} (channels, height, width); bring both to one size and colour first"
+            f"{x.name} and {y.name}: cannot be compared, their items are {x.item_shape} and "
+            f"{y.item_shape} (channels, height, width); bring both to one size and colour first"
         )
 
 
-# -------------------------------------------------------------------------------------------------------------- scores
-
-
-def fid_score(pair: Pair, fake: Tensor, real: Tensor) -> dict[str, Any]:
-    """FID as a record.
-
-    Raises:
-        UsageError: fewer samples than dimensions, for which the covariances are singular and the value means little.
-    """
-    require_enough_for_fid(pair)
-    distance = frechet_distance(fake, real)
-    return {"metric": "fid", "value": distance.value, "standard_error": distance.standard_error, **pair.describe()}
-
-
-def require_enough_for_fid(pair: Pair) -> None:
-    """Raise before any feature is computed; the dimension is that of one item's features."""
-    dimension = pair.features(pair.reference.data[:1]).shape[1]
-    for side in (pair.samples, pair.reference):
-        if len(side.data) <= dimension:
-            raise UsageError(
-                f"{side.name}: FID with {pair.features.name} features needs more than {dimension} samples, the features' "
-                f"dimension, got {len(side.data)}; use evaluate-kid, which is unbiased at any size, or more samples"
-            )
-
-
-def kid_score(pair: Pair, fake: Tensor, real: Tensor) -> dict[str, Any]:
-    """KID as a record."""
-    for side in (pair.samples, pair.reference):
-        if len(side.data) < 2:
-            raise UsageError(f"{side.name}: KID needs at least 2 samples, got {len(side.data)}")
-    estimate = kid(fake, real)
-    return {"metric": "kid", "value": estimate.value, "standard_error": estimate.standard_error, **pair.describe()}
+# --------------------------------------------------------------------------------------------------------------- test
 
 
 def require_testable(pair: Pair, alpha: float, n_permutations: int) -> None:
@@ -190,7 +156,7 @@ def mmd_test(
         "bandwidth": width,
         "n_permutations": n_permutations,
         "seed": seed,
-        **describe_features(pair.features),
+        **pair.features.settings(),
     }
 
 

@@ -15,7 +15,7 @@ from gebm_cli.core.evaluation.kid import kid
 from gebm_cli.core.evaluation.prdc import prdc, radii
 from gebm_cli.experiment.inputs import Input, split_of
 from gebm_cli.experiment.run import Run
-from gebm_cli.experiment.scoring import choose_features, describe_features
+from gebm_cli.experiment.scoring import choose_features
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 K, N_NEIGHBOURS = 5, 5000
@@ -56,7 +56,7 @@ class Scorer:
         return {
             "reference": self.reference.name,
             "n_real": len(self.reference.data),
-            **describe_features(self.features),
+            **self.features.settings(),
         }
 
     def score(self, batches: Iterator[Tensor]) -> dict[str, Any]:

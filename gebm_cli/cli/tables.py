@@ -1,0 +1,22 @@
+"""Tables as plain text on stdout."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+
+def table_of(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def drawn(table: Table) -> str:
+    """The table as plain text, as wide as it needs to be."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=400, no_color=True).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

@@ -1,0 +1,248 @@
+"""Features of one side of a score: read from the cache, shared over processes, or simply computed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gebm_cli.core.data.dataset import Data
+from gebm_cli.core.data.image_sets import ImageSet
+from gebm_cli.core.data.images import DAMAGED
+from gebm_cli.core.data.streaming import LazyImages
+from gebm_cli.core.evaluation.features import Features
+from gebm_cli.core.evaluation.moments import Moments, moments
+from gebm_cli.errors import UsageError
+from gebm_cli.experiment.build import cache_folder
+from gebm_cli.experiment.distributed import World
+from gebm_cli.experiment.files import write_atomically
+from gebm_cli.experiment.inputs import Input
+from gebm_cli.experiment.known import Known
+from gebm_cli.experiment.scored_inputs import content_hash
+
+OnBatch = Callable[[int], None]
+RECIPE = "1"  # part of the cache's key: raised when what is computed from the same settings changes
+N_VERIFIED = 4
+CACHE_LIMIT = 8_000_000_000  # bytes; the oldest files go first
+TOLERANCE = 1e-3  # relative, between devices and batch sizes
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a score, ready to be compared: features (n, d) on the device, or moments alone."""
+
+    name: str
+    settings: dict[str, Any]
+    source: Input | Known
+    features: Tensor | None = None
+    known_moments: Moments | None = None
+    labels: Tensor | None = None
+    seconds: float = 0.0
+    cached: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def n(self) -> int | None:
+        """How many samples; None for statistics of other tools, which do not say."""
+        return len(self.features) if self.features is not None else self.moments.n
+
+    @property
+    def moments(self) -> Moments:
+        if self.known_moments is not None:
+            return self.known_moments
+        assert self.features is not None
+        return moments(self.features)
+
+    @property
+    def dimension(self) -> int:
+        known = self.features if self.features is not None else self.moments.covariance
+        return int(known.shape[1])
+
+    def require_features(self, metric: str) -> Tensor:
+        """The features; UsageError where there are moments alone."""
+        if self.features is None:
+            raise UsageError(
+                f"{self.name}: holds mean and covariance only, which is enough for fid, and {metric} needs the features of every "
+                "image; give the images, or a file written by --save-features"
+            )
+        return self.features
+
+
+def extract(
+    features: Features, source: Input, world: World, use_cache: bool = False, on_batch: OnBatch = lambda n: None
+) -> Side:
+    """Features of one side; with `use_cache` they are looked up first and kept afterwards.
+
+    Over several processes each computes a run of whole batches and all get everything, so that the result is that of one process
+    to the last bit.
+    """
+    settings, start = features.settings(), time.monotonic()
+    cacheable = use_cache and features.name != "pixels"
+    path = _cache_path(content_hash(source), settings) if cacheable else None
+    found = None if path is None else _read_cache(path, features, source)
+    values = found if found is not None else _computed(features, source, world, on_batch)
+    if found is not None:
+        on_batch(len(source.data))
+    elif path is not None and world.first:
+        _keep(path, values)
+    return Side(
+        source.name,
+        settings,
+        source,
+        values,
+        None,
+        source.labels,
+        time.monotonic() - start,
+        found is not None,
+        source.notes,
+    )
+
+
+def from_file(known: Known, wanted: dict[str, Any]) -> Side:
+    """A side whose features or moments were read from a file.
+
+    Raises:
+        UsageError: the file says that it was made with other settings than `wanted`, those of the score.
+    """
+    differ = [
+        f"{key} is {known.settings.get(key)} there and {wanted.get(key)} here"
+        for key in sorted({*known.settings, *wanted})
+        if known.settings and known.settings.get(key) != wanted.get(key)
+    ]
+    if differ:
+        raise UsageError(
+            f"{known.name}: was made with other features, so the two sides cannot be compared: {'; '.join(differ)}; make it "
+            "again with --save-statistics, or give the options it was made with"
+        )
+    notes = (
+        ()
+        if known.settings
+        else (f"{known.name}: does not say what features made it; they are taken to be those of the score",)
+    )
+    settings = known.settings or wanted
+    return Side(known.name, settings, known, known.features, known.moments, known.labels, notes=notes)
+
+
+# ----------------------------------------------------------------------------------------------------- over processes
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the images of a set."""
+
+    whole: ImageSet
+    rows: range
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, n: int, rows: range | None = None) -> Iterator[list[Tensor]]:
+        return self.whole.batches(n, self.rows if rows is None else self.rows[rows.start : rows.stop])
+
+
+def _part(data: Data | ImageSet, rows: range) -> Any:
+    if isinstance(data, ImageSet):
+        return _Part(data, rows)
+    if isinstance(data, LazyImages):
+        return data.select(torch.arange(rows.start, rows.stop))
+    return data[rows.start : rows.stop]
+
+
+def first_of(source: Input) -> Input:
+    """The first image alone, from which the dimension of its features is known."""
+    return replace(source, data=_part(source.data, range(1)))
+
+
+def _computed(features: Features, source: Input, world: World, on_batch: OnBatch) -> Tensor:
+    try:
+        if world.size == 1:
+            return features(source.data, on_batch=on_batch)
+        return _shared(features, source, world, on_batch)
+    except ValueError as error:
+        raise UsageError(f"{source.name}: {error}") from None
+
+
+def _shared(features: Features, source: Input, world: World, on_batch: OnBatch) -> Tensor:
+    """Whole batches in turn, so that every batch is the one that a single process would have passed."""
+    n, size = len(source.data), features.batch_size
+    n_batches = -(-n // size)
+    cuts = [min(n, size * (n_batches * rank // world.size)) for rank in range(world.size + 1)]
+    rows = range(cuts[world.rank], cuts[world.rank + 1])
+    tell = (lambda done: on_batch(min(done * world.size, n))) if world.first else (lambda done: None)
+    own = features(_part(source.data, rows), on_batch=tell).cpu() if len(rows) else None
+    dimension = torch.tensor([0 if own is None else own.shape[1]])
+    dist.all_reduce(dimension, dist.ReduceOp.MAX)
+    longest = max(b - a for a, b in pairwise(cuts))
+    padded = torch.zeros(longest, int(dimension))
+    if own is not None:
+        padded[: len(own)] = own
+    parts = [torch.empty_like(padded) for _ in range(world.size)]
+    dist.all_gather(parts, padded)
+    kept = [part[: b - a] for part, a, b in zip(parts, cuts, cuts[1:], strict=False)]
+    return torch.cat(kept).to(features.device)
+
+
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+def _cache_path(content: str, settings: dict[str, Any]) -> Path:
+    key = hashlib.sha256(f"{RECIPE} {content} {json.dumps(settings, sort_keys=True)}".encode()).hexdigest()
+    return cache_folder() / "features" / f"{key[:40]}.npz"
+
+
+def _read_cache(path: Path, features: Features, source: Input) -> Tensor | None:
+    """The cached features, if they are whole and those of a few images, computed again, are the same; else None."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values, digest = file["features"], str(file["digest"])
+    except (*DAMAGED, KeyError):
+        return None
+    if values.ndim != 2 or len(values) != len(source.data) or _digest(values) != digest:
+        return None
+    cached = torch.from_numpy(values)
+    step = max(1, len(source.data) // N_VERIFIED)
+    for i in list(range(0, len(source.data), step))[:N_VERIFIED]:
+        (again,) = features(_part(source.data, range(i, i + 1))).cpu()
+        if again.shape != cached[i].shape or (again - cached[i]).norm() > TOLERANCE * (1e-6 + again.norm()):
+            return None
+    path.touch()  # the last use, by which the oldest are told
+    return cached.to(features.device)
+
+
+def _keep(path: Path, values: Tensor) -> None:
+    array = values.cpu().numpy()
+    if array.nbytes > CACHE_LIMIT // 2:
+        return
+    buffer = io.BytesIO()
+    np.savez(buffer, features=array, digest=np.asarray(_digest(array)))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+        _prune(path.parent)
+    except OSError:
+        return  # a full or read-only disk costs the cache, not the score
+
+
+def _prune(folder: Path) -> None:
+    """Keep the most recently used files that fit in the limit."""
+    files = sorted(folder.glob("*.npz"), key=lambda f: f.stat().st_mtime, reverse=True)
+    total = 0
+    for file in files:
+        total += file.stat().st_size
+        if total > CACHE_LIMIT:
+            file.unlink(missing_ok=True)
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(f"{values.dtype} {values.shape}".encode() + values.tobytes()).hexdigest()

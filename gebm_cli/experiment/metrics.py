@@ -1,0 +1,223 @@
+"""The scores by name: what each makes of two sides, as the part of a record that is its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gebm_cli.core.evaluation.feature_mmd import energy_distance, gaussian_mmd
+from gebm_cli.core.evaluation.features import Features
+from gebm_cli.core.evaluation.fid_extras import fid_bootstrap, fid_infinity
+from gebm_cli.core.evaluation.frechet import frechet_distance
+from gebm_cli.core.evaluation.inception_score import inception_score
+from gebm_cli.core.evaluation.kid import kid, kid_difference, kid_subsets
+from gebm_cli.core.evaluation.prdc import prdc
+from gebm_cli.errors import UsageError
+from gebm_cli.experiment.extraction import Side
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Options of the scores.
+
+    Args:
+        subsets: number and size of the subsets of KID's convention.
+        bootstrap: repetitions of FID's bootstrap; 0 for none.
+        splits: of the Inception Score.
+        k: neighbours of precision, recall, density and coverage.
+    """
+
+    seed: int = 0
+    infinity: bool = False
+    bootstrap: int = 0
+    subsets: tuple[int, int] | None = None
+    splits: int = 10
+    k: int = 5
+    per_class: bool = False
+    on_step: Callable[[int, int], None] = lambda done, total: None
+
+
+def fid(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
+    x, y = (side.moments if side.features is None else side.features for side in (fake, real))
+    distance = frechet_distance(x, y)
+    record: Record = {"value": distance.value, "standard_error": distance.standard_error}
+    if distance.clipped:
+        record["clipped"] = distance.clipped
+    if asked.infinity:
+        own = fake.require_features("--infinity")
+        limit = fid_infinity(own, y, asked.seed, on_step=asked.on_step)
+        record["infinity"] = {
+            "value": limit.value,
+            "standard_error": limit.standard_error,
+            "slope": limit.slope,
+            "sizes": [limit.sizes[0], limit.sizes[-1]],
+            "n_sizes": len(limit.sizes),
+        }
+    if asked.bootstrap:
+        own = fake.require_features("--bootstrap")
+        interval = fid_bootstrap(own, y, asked.bootstrap, asked.seed, on_step=asked.on_step)
+        record["bootstrap"] = {
+            "low": interval.low,
+            "high": interval.high,
+            "level": interval.level,
+            "repetitions": asked.bootstrap,
+        }
+    return record
+
+
+def kernel_distance(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
+    x, y = fake.require_features("kid"), real.require_features("kid")
+    estimate = kid(x, y, asked.on_step)
+    record: Record = {"value": estimate.value, "standard_error": estimate.standard_error}
+    if asked.subsets is not None:
+        number, size = asked.subsets
+        found = kid_subsets(x, y, number, size, asked.seed)
+        record["subsets"] = {"mean": found.mean, "spread": found.spread, "n_subsets": number, "size": size}
+    return record
+
+
+def score_of_inception(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
+    logits = None if features is None else features.logits(fake.require_features("is"))
+    if logits is None:
+        name = "features from a file" if features is None else f"{features.name} features"
+        raise UsageError(f"--metrics is: needs class probabilities, and {name} have none; use inception or classifier")
+    found = inception_score(logits, min(asked.splits, len(logits)))
+    return {
+        "value": found.value,
+        "standard_error": found.standard_error,
+        "splits": found.splits,
+        "spread_over_splits": found.spread_over_splits,
+        "full": found.full,
+        "corrected": found.corrected,
+        "interval": [found.interval.low, found.interval.high],
+    }
+
+
+def shape(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
+    found = prdc(real.require_features("prdc"), fake.require_features("prdc"), asked.k)
+    return {
+        "value": found.precision,
+        "standard_error": found.precision_error,
+        "precision": found.precision,
+        "recall": found.recall,
+        "density": found.density,
+        "density_standard_error": found.density_error,
+        "coverage": found.coverage,
+        "k": asked.k,
+    }
+
+
+def gaussian_distance(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
+    found = gaussian_mmd(real.require_features("fd-mmd"), fake.require_features("fd-mmd"), on_block=asked.on_step)
+    return {"value": found.value, "standard_error": found.standard_error, "bandwidth": found.bandwidth}
+
+
+def distance_of_energy(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
+    found = energy_distance(fake.require_features("energy-distance"), real.require_features("energy-distance"))
+    return {"value": found.value, "standard_error": found.standard_error}
+
+
+METRICS: dict[str, Callable[[Side, Side, Asked, Features | None], Record]] = {
+    "fid": fid,
+    "kid": kernel_distance,
+    "is": score_of_inception,
+    "prdc": shape,
+    "fd-mmd": gaussian_distance,
+    "energy-distance": distance_of_energy,
+}
+
+
+def require_size(name: str, n: int | None, d: int, wanted: list[str], asked: Asked) -> None:
+    """Raise UsageError for a side of n samples, features (n, d), that is too small for a metric or an option."""
+    needs = {metric: (4 if metric in ("fd-mmd", "energy-distance") else 2, "") for metric in wanted}
+    if "prdc" in wanted:
+        needs["prdc"] = (asked.k + 1, " for this --neighbours")
+    if asked.infinity:
+        needs["--infinity"] = (2 * (d + 1) + 15, f" with {d} dimensions")
+    if asked.bootstrap:
+        needs["--bootstrap"] = (2 * (d + 1), f" with {d} dimensions")
+    if asked.subsets is not None:
+        needs["--subsets"] = (asked.subsets[1], " for subsets of this size")
+    for what, (least, why) in needs.items():
+        if n is not None and n < least:
+            raise UsageError(
+                f"{name}: {what} needs at least {least} images a side{why}, got {n}; give more, or leave it out"
+            )
+
+
+def per_class(metric: str, fake: Side, real: Side) -> list[Record]:
+    """FID or KID of each class that both sides have, where their labels are known.
+
+    Raises:
+        UsageError: a side has no labels, or the two have different classes.
+    """
+    for side in (fake, real):
+        if side.labels is None:
+            raise UsageError(
+                f"--per-class: {side.name} has no labels; give a folder with one sub-folder a class, or a data set with labels"
+            )
+    assert fake.labels is not None and real.labels is not None
+    classes, others = (sorted(set(labels.tolist())) for labels in (fake.labels, real.labels))
+    if classes != others:
+        raise UsageError(
+            f"--per-class: {fake.name} has the classes {classes}, {real.name} has {others}; they must be the same"
+        )
+    x, y = fake.require_features("--per-class"), real.require_features("--per-class")
+    rows = []
+    for c in classes:
+        own, other = x[fake.labels == c], y[real.labels == c]
+        row: Record = {"class": c, "n_fake": len(own), "n_real": len(other)}
+        if min(len(own), len(other)) >= 2:
+            found = frechet_distance(own, other) if metric == "fid" else kid(own, other)
+            row |= {"value": found.value, "standard_error": found.standard_error}
+        rows.append(row)
+    return rows
+
+
+def comparable(*sides: Side) -> bool:
+    """Whether the relative test can be made: it needs features of every side, and four images."""
+    return all(side.features is not None and len(side.features) >= 4 for side in sides)
+
+
+def difference(real: Side, first: Side, other: Side) -> Record:
+    """Whether `other` is closer to the reference than `first`, by the relative test on KID (Bounliphone et al. 2016)."""
+    found = kid_difference(*(side.require_features("the comparison") for side in (real, other, first)))
+    return {
+        "a": first.name,
+        "b": other.name,
+        "kid_b_minus_a": found.value,
+        "standard_error": found.standard_error,
+        "p_b_closer": found.p_less,
+        "p_a_closer": 1 - found.p_less if math.isfinite(found.p_less) else found.p_less,
+    }
+
+
+def warnings_of(metric: str, fake: Side, real: Side) -> list[str]:
+    """What the numbers alone do not say."""
+    told = [*fake.notes, *real.notes]
+    if metric == "fid":
+        for side in (fake, real):
+            if side.n is None:
+                told.append(f"{side.name}: does not say how many images it was made of; FID is biased by their number")
+            elif side.n <= side.dimension:
+                told.append(
+                    f"{side.name}: {side.n} images are no more than the {side.dimension} dimensions of the features, so its "
+                    "covariance is singular: the value is exact and its bias large; compare at equal n only, or use KID"
+                )
+    for side in (fake, real):
+        if side.features is not None and len(side.features) > 1 and bool((side.features == side.features[:1]).all()):
+            told.append(f"{side.name}: all its images have the same features")
+    if _same(fake.features, real.features):
+        told.append(f"{fake.name} and {real.name}: hold the same images, so the distance is 0 by construction")
+    return told
+
+
+def _same(x: Tensor | None, y: Tensor | None) -> bool:
+    return x is not None and y is not None and x.shape == y.shape and torch.equal(x, y)
