@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,10 +23,10 @@ from gebm_cli.core.data.images import DAMAGED
 from gebm_cli.core.data.streaming import LazyImages
 from gebm_cli.core.evaluation.features import Features
 from gebm_cli.core.evaluation.moments import Moments, moments
-from gebm_cli.errors import UsageError
+from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.build import cache_folder
 from gebm_cli.experiment.distributed import World
-from gebm_cli.experiment.files import write_atomically
+from gebm_cli.experiment.files import written_atomically
 from gebm_cli.experiment.inputs import Input
 from gebm_cli.experiment.known import Known
 from gebm_cli.experiment.scored_inputs import content_hash
@@ -221,17 +221,15 @@ def _read_cache(path: Path, features: Features, source: Input) -> Tensor | None:
 
 
 def _keep(path: Path, values: Tensor) -> None:
+    """Write the features; a full or read-only disk costs the cache and not the score."""
     array = values.cpu().numpy()
     if array.nbytes > CACHE_LIMIT // 2:
         return
-    buffer = io.BytesIO()
-    np.savez(buffer, features=array, digest=np.asarray(_digest(array)))
-    try:
+    with suppress(OSError, GebmError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
+        with written_atomically(path) as file:
+            np.savez(file, features=array, digest=np.asarray(_digest(array)))
         _prune(path.parent)
-    except OSError:
-        return  # a full or read-only disk costs the cache, not the score
 
 
 def _prune(folder: Path) -> None:
@@ -245,4 +243,6 @@ def _prune(folder: Path) -> None:
 
 
 def _digest(values: np.ndarray) -> str:
-    return hashlib.sha256(f"{values.dtype} {values.shape}".encode() + values.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{values.dtype} {values.shape}".encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -21,17 +21,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         GebmError: it cannot be written; the previous file, if any, is untouched.
     """
+    with written_atomically(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the block ends; as `write_atomically`, for what is too large to copy.
+
+    Raises:
+        GebmError: it cannot be written; the previous file, if any, is untouched.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        raise GebmError(f"{path}: cannot be written: {error.strerror}; nothing was changed") from None
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise GebmError(f"{path}: cannot be written: {error.strerror}; nothing was changed") from None
     _sync_folder(path.parent)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from gebm_cli.core.data.images import DAMAGED
 from gebm_cli.core.evaluation.moments import Moments
 from gebm_cli.errors import UsageError
-from gebm_cli.experiment.files import require_free, write_atomically
+from gebm_cli.experiment.files import require_free, written_atomically
 
 STATISTICS, FEATURES = {"mu", "sigma"}, {"features"}
 
@@ -124,6 +123,5 @@ def _text(settings: dict[str, Any]) -> np.ndarray:
 
 def _write(path: Path, **arrays: np.ndarray) -> None:
     require_free(path)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomically(path, buffer.getvalue())
+    with written_atomically(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]

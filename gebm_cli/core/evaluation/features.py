@@ -59,12 +59,18 @@ class Features:
         Raises:
             ValueError: images of different shapes, where the network does not take them.
         """
-        parts = []
+        done, whole = 0, torch.empty(0, device=self.device)
         with torch.inference_mode(), _arithmetic(self.precision):
             for batch in self._batches(data):
-                parts.append(self._extract(batch))
+                part = self._extract(batch)
+                if not done:
+                    whole = part.new_empty(
+                        len(data), part.shape[1]
+                    )  # one block: 50,000 features would else be held twice
+                whole[done : done + len(part)] = part
+                done += len(part)
                 on_batch(len(batch))
-        return torch.cat(parts)
+        return whole
 
     def logits(self, features: Tensor) -> Tensor | None:
         """Class logits (n, classes) of features that were extracted by this network; None where it has no classes."""
