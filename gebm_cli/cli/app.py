@@ -66,6 +66,8 @@ def run(argv: list[str]) -> int:
     except SystemExit as stop:
         if stop.code == 130:
             print("gebm: interrupted; nothing half-made is left", file=sys.stderr)
+        if not stop.code:
+            _leave_world()
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except Exception as error:
         if os.environ.get("GEBM_DEBUG"):
@@ -77,6 +79,13 @@ def run(argv: list[str]) -> int:
             print(f"gebm: {message}", file=sys.stderr)
         return code
     return 0
+
+
+def _leave_world() -> None:
+    """Under torchrun: a process that ends with its group still open may be aborted by the group's threads."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -27,7 +28,7 @@ from gebm_cli.experiment.run import runs_root
 Samples = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SAMPLES]... [REFERENCE]",
+        metavar="SAMPLES [REFERENCE]",
         help="Folders, archives, .npy, .npz, RUN, RUN/SET, run:RUN?n=N, data sets. Default: the newest set of the newest run. "
         "Of two without --reference, the second is the reference.",
     ),
@@ -69,7 +70,14 @@ Compile = Annotated[bool, typer.Option("--compile", help="Compile the network: p
 Infinity = Annotated[
     bool, typer.Option("--infinity", help="FID at infinitely many samples, by 15 sizes (Chong & Forsyth 2020).")
 ]
-Bootstrap = Annotated[int, typer.Option(metavar="N", min=0, help="A 95 % interval of FID from so many repetitions.")]
+Bootstrap = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="A 95 % interval for FID less its bias in n: 200.",
+    ),
+]
 Subsets = Annotated[str | None, typer.Option(metavar="NxSIZE", help="KID's old convention beside: 100x1000.")]
 Neighbours = Annotated[int, typer.Option(metavar="K", min=1, help="k of prdc.")]
 PerClass = Annotated[
@@ -77,7 +85,7 @@ PerClass = Annotated[
 ]
 OnBad = Annotated[Literal["error", "skip"], typer.Option(help="What to do with images that cannot be read.")]
 ValueRange = Annotated[
-    str | None, typer.Option(metavar="LOW,HIGH", help="Range of float images: 0,1 or -1,1 or 0,255.")
+    str | None, typer.Option(metavar="LOW,HIGH", help="What float images need: 0,1 or -1,1 or 0,255.")
 ]
 Picture = Annotated[
     str | None, typer.Option(metavar="FILE", help="Draw the most and the least typical images (KID's witness).")
@@ -270,24 +278,17 @@ def _range(text: str | None) -> tuple[float, float] | None:
 
 def describe(outcome: Any) -> str:
     """One sentence for one score; a table for several, and a line for each comparison."""
-    if not outcome.records:
-        return "\n".join(outcome.saved)
-    if len(outcome.records) == 1:
-        lines = [_sentence(outcome.records[0])]
-    else:
-        lines = [_table(outcome)]
+    one = len(outcome.records) == 1
+    lines = [_sentence(outcome.records[0])] if one else [_table(outcome.records)] if outcome.records else []
     for record in outcome.records:
-        lines += _extras(record, "" if len(outcome.records) == 1 else f"{record['samples']}: ")
+        name = "" if one else f"{record['samples']}: "
+        lines += [f"{name}{line}" for line in _extras(record)] + _classes(record)
     lines += [_comparison(c) for c in outcome.comparisons]
+    if len(outcome.comparisons) > 1:
+        lines.append(
+            f"{len(outcome.comparisons)} comparisons with one set: multiply each p by that before believing the smallest"
+        )
     return "\n".join([*lines, *outcome.saved])
-
-
-def _sentence(score: dict[str, Any]) -> str:
-    against = f" against {score['n_real']} of {score['reference']}" if score.get("reference") else ""
-    return (
-        f"{LABELS[score['metric']]} {_number(score)}  ({score['n_fake']} of {score['samples']}{against}, "
-        f"{score['features']} features {score['weights_hash'][:8]})"
-    )
 
 
 LABELS = {
@@ -298,57 +299,84 @@ LABELS = {
     "fd-mmd": "FD-MMD",
     "energy-distance": "energy distance",
 }
+SHAPES = ("recall", "density", "coverage")
 
 
-def _number(score: dict[str, Any]) -> str:
-    error = score.get("standard_error")
-    return f"{score['value']:.5g}" + ("" if error is None else f" +- {error:.2g}")
+def _sentence(score: dict[str, Any]) -> str:
+    against = f" against {_count(score['n_real'])} of {score['reference']}" if score.get("reference") else ""
+    rest = "".join(f", {name} {score[name]:.3g}" for name in SHAPES if name in score)
+    label = LABELS[score["metric"]]
+    return (
+        f"{label} {number(score)}{rest}  ({_count(score['n_fake'])} of {score['samples']}{against}, {_features(score)})"
+    )
 
 
-def _table(outcome: Any) -> str:
-    metrics = list(dict.fromkeys(record["metric"] for record in outcome.records))
-    columns = ["samples", "n", *(LABELS[m] for m in metrics)]
-    shapes = ("recall", "density", "coverage")
-    table = table_of(*columns, *(shapes if "prdc" in metrics else ()))
-    for name in dict.fromkeys(record["samples"] for record in outcome.records):
-        rows = {record["metric"]: record for record in outcome.records if record["samples"] == name}
-        cells = [name, str(next(iter(rows.values()))["n_fake"]), *(_number(rows[m]) for m in metrics)]
-        table.add_row(*cells, *(f"{rows['prdc'][s]:.4g}" for s in shapes if "prdc" in metrics))
-    first = outcome.records[0]
-    against = f"against {first['n_real']} of {first['reference']}, " if first.get("reference") else ""
-    return f"{drawn(table)}\n{against}{first['features']} features {first['weights_hash'][:8]}"
+def _count(n: int | None) -> str:
+    return "an unknown number" if n is None else str(n)
 
 
-def _extras(score: dict[str, Any], name: str) -> list[str]:
+def _features(score: dict[str, Any]) -> str:
+    weights = score.get("weights_hash", "none")
+    return f"{score['features']} features" + ("" if weights in ("none", "unknown") else f", weights {weights[:8]}")
+
+
+def number(score: dict[str, Any]) -> str:
+    """The value to the second digit of its error."""
+    value, error = score["value"], score.get("standard_error")
+    if error is None or not (0 < error < math.inf) or abs(value) > 1e6:
+        return f"{value:.5g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.2e} +- {error:.0e}" if decimals > 8 else f"{value:.{decimals}f} +- {error:.{decimals}f}"
+
+
+def _table(records: list[dict[str, Any]]) -> str:
+    metrics = list(dict.fromkeys(record["metric"] for record in records))
+    columns = [c for m in metrics for c in (LABELS[m], *(SHAPES if m == "prdc" else ()))]
+    table = table_of("samples", "n", *columns)
+    for start in range(0, len(records), len(metrics)):
+        rows = records[start : start + len(metrics)]
+        cells = [c for r in rows for c in (number(r), *(f"{r[s]:.3g}" for s in SHAPES if r["metric"] == "prdc"))]
+        table.add_row(rows[0]["samples"], _count(rows[0]["n_fake"]), *cells)
+    first = records[0]
+    against = f"against {_count(first['n_real'])} of {first['reference']}, " if first.get("reference") else ""
+    return f"{drawn(table)}\n{against}{_features(first)}"
+
+
+def _extras(score: dict[str, Any]) -> list[str]:
     lines = []
     if "infinity" in score:
         found = score["infinity"]
-        lines.append(
-            f"{name}FID at infinity {found['value']:.5g} +- {found['standard_error']:.2g}, from {found['n_sizes']} sizes"
-        )
+        lines.append(f"FID at infinitely many samples {number(found)}, from {found['n_sizes']} sizes")
     if "bootstrap" in score:
         found = score["bootstrap"]
         lines.append(
-            f"{name}FID lies in [{found['low']:.5g}, {found['high']:.5g}] with {found['level']:.0%} confidence"
+            f"FID less its bias in n {found['value']:.4g}; the FID of the two laws lies in "
+            f"[{found['low']:.4g}, {found['high']:.4g}] with {found['level']:.0%} confidence"
         )
     if "subsets" in score:
         found = score["subsets"]
         lines.append(
-            f"{name}KID of {found['n_subsets']} subsets of {found['size']}: {found['mean']:.5g}, spread {found['spread']:.2g} "
+            f"KID of {found['n_subsets']} subsets of {found['size']}: mean {found['mean']:.4g}, spread {found['spread']:.2g} "
             "(of subsets, not the error of the mean)"
         )
-    for row in score.get("per_class", []):
-        value = f"{row['value']:.5g} +- {row['standard_error']:.2g}" if "value" in row else "too few images"
-        lines.append(f"{name}class {row['class']}: {value}  ({row['n_fake']} against {row['n_real']})")
     return lines
 
 
+def _classes(score: dict[str, Any]) -> list[str]:
+    if not score.get("per_class"):
+        return []
+    table = table_of("class", "n", "n of reference", LABELS[score["metric"]])
+    for row in score["per_class"]:
+        value = number(row) if "value" in row else "too few images"
+        table.add_row(str(row["class"]), str(row["n_fake"]), str(row["n_real"]), value)
+    return [f"\n{score['samples']} by class", drawn(table)]
+
+
 def _comparison(found: dict[str, Any]) -> str:
-    closer = "b" if found["kid_b_minus_a"] < 0 else "a"
-    p = found[f"p_{closer}_closer"]
-    names = (found["b"], found["a"]) if closer == "b" else (found["a"], found["b"])
+    value, p = found["kid_b_minus_a"], found["p_value"]
+    closer, other = (found["b"], found["a"]) if value < 0 else (found["a"], found["b"])
+    if value == 0 or not math.isfinite(p):
+        return f"{closer} and {other}: no difference (relative test)"
     sure = "is closer than" if p < 0.05 else "is not shown to be closer than"
-    return (
-        f"{names[0]} {sure} {names[1]} to the reference: KID lower by {abs(found['kid_b_minus_a']):.3g} "
-        f"+- {found['standard_error']:.2g}, p = {p:.2g} (relative test)"
-    )
+    difference = number({"value": abs(value), "standard_error": found["standard_error"]})
+    return f"{closer} {sure} {other} to the reference: KID lower by {difference}, two-sided p = {p:.2g} (relative test)"

@@ -25,7 +25,9 @@ RunsDir = Annotated[
 ]
 AllowPlugins = Annotated[
     bool,
-    typer.Option("--allow-plugins", help="Run the functions that base.factory and energy.factory name: your own code."),
+    typer.Option(
+        "--allow-plugins", help="Run the functions of yours that base.factory, energy.factory or --features name."
+    ),
 ]
 ExperimentArgument = Annotated[
     str | None, typer.Argument(metavar="[EXPERIMENT]", help="An experiment file, or the name of one in experiments/.")

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gebm_cli.core.evaluation.features import Features
+from gebm_cli.errors import UsageError
 from gebm_cli.experiment import metrics
 from gebm_cli.experiment.extraction import Side, extract, from_file
 from gebm_cli.experiment.inputs import Input
 from gebm_cli.experiment.known import Known, write_features, write_statistics
 from gebm_cli.experiment.run import Run
-from gebm_cli.experiment.score_job import (
-    Begin,
-    Job,
-    counted,
-    network_of,
-    read_sides,
-    require_alike,
-    require_comparable,
-    require_enough,
-    require_free_names,
-    settings_of,
-)
+from gebm_cli.experiment.score_checks import require_alike, require_comparable, require_enough, require_flags
+from gebm_cli.experiment.score_job import Begin, Job, counted, network_of, read_sides, settings_of
 from gebm_cli.experiment.scored_inputs import describe_side
 from gebm_cli.experiment.typical import save_typical
 
@@ -45,7 +37,7 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """One score by itself; several in a list, with the comparisons."""
         if len(self.records) == 1 and not self.comparisons:
-            return self.records[0]
+            return self.records[0] | ({"saved": self.saved} if self.saved else {})
         return {"scores": self.records, "comparisons": self.comparisons, "saved": self.saved}
 
 
@@ -55,13 +47,13 @@ def compare(job: Job, begin: Begin) -> Outcome:
     Raises:
         UsageError: an input, a network or an option that cannot be used; all of them are read before any long work.
     """
-    require_free_names(job)
+    require_flags(job)
     sources, reference = read_sides(job, begin)
     sides = [*sources, *([reference] if reference else [])]
     require_alike(job, sides)
     features = network_of(job, sides, begin)
     require_comparable(job, features, sides)
-    settings = settings_of(features, sides)
+    settings = settings_of(job, features, sides)
     require_enough(job, features, sides)
     real = _side(job, reference, features, settings, begin, is_reference=True) if reference is not None else None
     outcome = Outcome()
@@ -77,8 +69,16 @@ def compare(job: Job, begin: Begin) -> Outcome:
             record = _record(job, metric, fake, real, features, begin)
             outcome.records.append(record)
             outcome.owned.append((source.run if isinstance(source, Input) else None, record))
-        if first is not None and real is not None and metrics.comparable(real, first, fake):
-            outcome.comparisons.append(metrics.difference(real, first, fake))
+        if (
+            first is not None
+            and real is not None
+            and {"fid", "kid"} & set(job.metrics)
+            and metrics.comparable(real, first, fake)
+        ):
+            found = metrics.difference(real, first, fake)
+            outcome.comparisons.append(found)
+            owner = source.run if isinstance(source, Input) else None
+            outcome.owned.append((owner, {"metric": "kid-difference", "reference": real.name, **found, **settings}))
         if first is None:
             first = fake
             if job.picture and real is not None:
@@ -100,7 +100,7 @@ def _side(
     is_reference: bool = False,
 ) -> Side:
     if isinstance(source, Known):
-        return from_file(source, settings)
+        return from_file(source, settings, job.device)
     assert features is not None
     tell = begin(f"{features.name} features of {source.name}", "images", len(source.data))
     return extract(features, source, job.world, is_reference and not job.no_cache, tell)
@@ -111,7 +111,9 @@ def _save(job: Job, side: Side, outcome: Outcome) -> None:
         write_statistics(Path(job.save_statistics), side.moments, side.settings)
         outcome.saved.append(f"mean and covariance of {side.n} images of {side.name}: {job.save_statistics}")
     if job.save_features:
-        write_features(Path(job.save_features), side.require_features("--save-features"), side.labels, side.settings)
+        write_features(
+            Path(job.save_features), side.require_features("--save-features"), side.labels, side.classes, side.settings
+        )
         outcome.saved.append(f"features of {side.n} images of {side.name}: {job.save_features}")
 
 
@@ -122,6 +124,11 @@ def _record(
     other = real if real is not None else fake
     start = time.monotonic()
     record = {"metric": metric, **metrics.METRICS[metric](fake, other, asked, features)}
+    if not math.isfinite(record["value"]):
+        raise UsageError(
+            f"{fake.name}: {metric} against {other.name} is {record['value']}: features as large as {_largest(fake):.2g} "
+            "overflow; scale them"
+        )
     if job.per_class and metric in ("fid", "kid"):
         record["per_class"] = metrics.per_class(metric, fake, other)
     return record | _heading(job, metric, fake, real, time.monotonic() - start)
@@ -132,11 +139,12 @@ def _heading(job: Job, metric: str, fake: Side, real: Side | None, seconds: floa
     described = describe_side(fake.source)
     heading: dict[str, Any] = {"samples": fake.name, "reference": real.name if real else None, "n_fake": fake.n}
     heading["n_real"] = real.n if real else None
-    if real is not None and ":" in real.name:
-        heading["split"] = real.name.rpartition(":")[2]
+    if real is not None and isinstance(real.source, Input) and real.source.split:
+        heading["split"] = real.source.split
     heading |= {"resolution": described.pop("resolution", None), **fake.settings, **described}
     if real is not None:
-        heading["reference_resolution"] = describe_side(real.source).get("resolution")
+        other = describe_side(real.source)
+        heading |= {f"reference_{key}": value for key, value in other.items() if key != "kind"}
         heading["reference_cached"] = real.cached
     heading |= {"seed": job.seed, "seconds": round(fake.seconds + seconds, 3)}
     if fake.seconds > 0 and fake.n:
@@ -144,9 +152,14 @@ def _heading(job: Job, metric: str, fake: Side, real: Side | None, seconds: floa
     warnings = metrics.warnings_of(metric, fake, real) if real is not None else list(fake.notes)
     sizes = [heading["resolution"], heading.get("reference_resolution")]
     if all(sizes) and sizes[0][-2:] != sizes[1][-2:]:
-        h, w = [f"{s[-1]}x{s[-2]}" for s in sizes]
-        warnings.append(
-            f"{heading['samples']} and {heading['reference']}: have images of {h} and {w}; both are resized to the network's "
-            "input, which hides what the smaller one lacks"
-        )
+        h, w = (f"{s[-1]}x{s[-2]}" for s in sizes)
+        warnings.append(f"{heading['samples']} and {heading['reference']}: have images of {h} and {w}, {_SIZES_DIFFER}")
     return heading | {"warnings": warnings}
+
+
+def _largest(side: Side) -> float:
+    known = side.moments.mean if side.features is None else side.features
+    return float(known.abs().max())
+
+
+_SIZES_DIFFER = "which a network that resizes hides and one that does not may see"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Side:
     features: Tensor | None = None
     known_moments: Moments | None = None
     labels: Tensor | None = None
+    classes: tuple[str, ...] | None = None
     seconds: float = 0.0
     cached: bool = False
     notes: tuple[str, ...] = field(default=())
@@ -57,8 +59,9 @@ class Side:
         """How many samples; None for statistics of other tools, which do not say."""
         return len(self.features) if self.features is not None else self.moments.n
 
-    @property
+    @cached_property
     def moments(self) -> Moments:
+        """Mean and covariance, computed once for all sets that are compared with this side."""
         if self.known_moments is not None:
             return self.known_moments
         assert self.features is not None
@@ -70,13 +73,18 @@ class Side:
         return int(known.shape[1])
 
     def require_features(self, metric: str) -> Tensor:
-        """The features; UsageError where there are moments alone."""
+        """The features, of a side that `require_known` has passed."""
         if self.features is None:
-            raise UsageError(
-                f"{self.name}: holds mean and covariance only, which is enough for fid, and {metric} needs the features of every "
-                "image; give the images, or a file written by --save-features"
-            )
+            raise without_features(self.name, metric)
         return self.features
+
+
+def without_features(name: str, what: str) -> UsageError:
+    """Of a side whose moments alone are known."""
+    return UsageError(
+        f"{name}: holds mean and covariance only, which is enough for fid, and {what} needs the features of every image; give the "
+        "images, or a file written by --save-features"
+    )
 
 
 def extract(
@@ -84,32 +92,37 @@ def extract(
 ) -> Side:
     """Features of one side; with `use_cache` they are looked up first and kept afterwards.
 
-    Over several processes each computes a run of whole batches and all get everything, so that the result is that of one process
-    to the last bit.
+    Over several processes each computes a run of whole batches and the first gets everything, so that the features are those of
+    one process to the last bit; the others get none.
+
+    Raises:
+        UsageError: images that the network cannot take, or features that are not finite.
     """
     settings, start = features.settings(), time.monotonic()
-    cacheable = use_cache and features.name != "pixels"
-    path = _cache_path(content_hash(source), settings) if cacheable else None
-    found = None if path is None else _read_cache(path, features, source)
-    values = found if found is not None else _computed(features, source, world, on_batch)
-    if found is not None:
+    path = None
+    if use_cache and features.name != "pixels":
+        path = _cache_path(content_hash(source), settings)
+    found = _read_cache(path, features, source) if path is not None and world.first else None
+    cached = world.from_first(found is not None)  # all processes do the same, or they would wait for each other
+    values = found if cached else _computed(features, source, world, on_batch)
+    if cached:
         on_batch(len(source.data))
-    elif path is not None and world.first:
+    elif path is not None and values is not None:
         _keep(path, values)
     return Side(
         source.name,
         settings,
         source,
         values,
-        None,
-        source.labels,
-        time.monotonic() - start,
-        found is not None,
-        source.notes,
+        labels=source.labels,
+        classes=source.classes,
+        seconds=time.monotonic() - start,
+        cached=cached,
+        notes=source.notes,
     )
 
 
-def from_file(known: Known, wanted: dict[str, Any]) -> Side:
+def from_file(known: Known, wanted: dict[str, Any], device: torch.device) -> Side:
     """A side whose features or moments were read from a file.
 
     Raises:
@@ -125,13 +138,19 @@ def from_file(known: Known, wanted: dict[str, Any]) -> Side:
             f"{known.name}: was made with other features, so the two sides cannot be compared: {'; '.join(differ)}; make it "
             "again with --save-statistics, or give the options it was made with"
         )
-    notes = (
-        ()
-        if known.settings
-        else (f"{known.name}: does not say what features made it; they are taken to be those of the score",)
+    notes: tuple[str, ...] = ()
+    if not known.settings:
+        notes = (f"{known.name}: does not say what features made it; they are taken to be those of the score",)
+    return Side(
+        known.name,
+        known.settings or wanted,
+        known,
+        None if known.features is None else known.features.to(device),
+        known.moments,
+        labels=known.labels,
+        classes=known.classes,
+        notes=notes,
     )
-    settings = known.settings or wanted
-    return Side(known.name, settings, known, known.features, known.moments, known.labels, notes=notes)
 
 
 # ----------------------------------------------------------------------------------------------------- over processes
@@ -164,17 +183,31 @@ def first_of(source: Input) -> Input:
     return replace(source, data=_part(source.data, range(1)))
 
 
-def _computed(features: Features, source: Input, world: World, on_batch: OnBatch) -> Tensor:
+def _computed(features: Features, source: Input, world: World, on_batch: OnBatch) -> Tensor | None:
     try:
-        if world.size == 1:
-            return features(source.data, on_batch=on_batch)
-        return _shared(features, source, world, on_batch)
+        if world.size > 1:
+            values = _shared(features, source, world, on_batch)
+        else:
+            values = features(source.data, on_batch=on_batch)
     except ValueError as error:
         raise UsageError(f"{source.name}: {error}") from None
+    if values is not None:
+        require_finite(source.name, values)
+    return values
 
 
-def _shared(features: Features, source: Input, world: World, on_batch: OnBatch) -> Tensor:
-    """Whole batches in turn, so that every batch is the one that a single process would have passed."""
+def require_finite(name: str, values: Tensor) -> None:
+    """Raise UsageError for features (n, d) that are not finite."""
+    bad = (~values.sum(1).isfinite()).nonzero().flatten()
+    if len(bad):
+        raise UsageError(
+            f"{name}: {len(bad)} of its {len(values)} images have features that are not finite, the first the image number "
+            f"{int(bad[0])}; the network's weights or the data hold NaN, infinite or huge numbers"
+        )
+
+
+def _shared(features: Features, source: Input, world: World, on_batch: OnBatch) -> Tensor | None:
+    """Whole batches in turn, so that every batch is the one that a single process would have passed; gathered by the first."""
     n, size = len(source.data), features.batch_size
     n_batches = -(-n // size)
     cuts = [min(n, size * (n_batches * rank // world.size)) for rank in range(world.size + 1)]
@@ -187,9 +220,11 @@ def _shared(features: Features, source: Input, world: World, on_batch: OnBatch) 
     padded = torch.zeros(longest, int(dimension))
     if own is not None:
         padded[: len(own)] = own
-    parts = [torch.empty_like(padded) for _ in range(world.size)]
-    dist.all_gather(parts, padded)
-    kept = [part[: b - a] for part, a, b in zip(parts, cuts, cuts[1:], strict=False)]
+    parts = [torch.empty_like(padded) for _ in range(world.size)] if world.first else None
+    dist.gather(padded, parts)
+    if parts is None:
+        return None
+    kept = [part[: b - a] for part, (a, b) in zip(parts, pairwise(cuts), strict=True)]
     return torch.cat(kept).to(features.device)
 
 
@@ -211,8 +246,8 @@ def _read_cache(path: Path, features: Features, source: Input) -> Tensor | None:
     if values.ndim != 2 or len(values) != len(source.data) or _digest(values) != digest:
         return None
     cached = torch.from_numpy(values)
-    step = max(1, len(source.data) // N_VERIFIED)
-    for i in list(range(0, len(source.data), step))[:N_VERIFIED]:
+    last = len(source.data) - 1
+    for i in sorted({round(last * k / (N_VERIFIED - 1)) for k in range(N_VERIFIED)}):
         (again,) = features(_part(source.data, range(i, i + 1))).cpu()
         if again.shape != cached[i].shape or (again - cached[i]).norm() > TOLERANCE * (1e-6 + again.norm()):
             return None

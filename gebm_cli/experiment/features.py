@@ -65,7 +65,7 @@ def build_features(
     Raises:
         UsageError: labels or weights are missing, or an option does not suit; the message says what to do.
     """
-    _require_options(name, resize, layer, precision, compile, device)
+    require_options(name, resize, layer, precision, compile, weights, device)
     kind = name.split(":")[0]
     if name == "pixels":
         features = pixels(device)
@@ -83,8 +83,14 @@ def build_features(
     return replace(features, network=network, precision=cast(Precision, precision))
 
 
-def _require_options(
-    name: str, resize: str | None, layer: int | None, precision: str, compile: bool, device: torch.device
+def require_options(
+    name: str,
+    resize: str | None,
+    layer: int | None,
+    precision: str,
+    compile: bool,
+    weights: str | None,
+    device: torch.device,
 ) -> None:
     """Refuse a name that is none, and options that do not suit it, before any file is opened."""
     plain = [n for n in NAMES if ":" not in n]
@@ -103,6 +109,13 @@ def _require_options(
         raise UsageError(f"--precision tf32: is arithmetic of CUDA devices, and this is {device.type}; leave it out")
     if compile:
         _require_compiler(name, device)
+    if weights is not None and name in ("pixels", "classifier", "random"):
+        raise UsageError(f"--weights {weights}: {name} features have no weights file; leave it out")
+    if weights is not None and not Path(weights).expanduser().is_file():
+        hint = (
+            f"; those of inception are at {weights_url()}" if name == "inception" else "; give the path of a state dict"
+        )
+        raise UsageError(f"--weights {weights}: no such file{hint}")
 
 
 def _require_compiler(name: str, device: torch.device) -> None:

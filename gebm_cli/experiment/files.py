@@ -93,7 +93,7 @@ def make_numbered(folder: Path, stem: str, suffix: str = "") -> Path:
 def require_free(path: Path) -> None:
     """Raise UsageError where `path` exists and is not an empty folder, which is a name kept free."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UsageError(f"{path}: exists already, and nothing is overwritten; name another folder or remove it")
+        raise UsageError(f"{path}: exists already, and nothing is overwritten; name another, or remove it")
 
 
 def partial_folder(path: Path) -> Path:

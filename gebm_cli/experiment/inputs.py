@@ -34,7 +34,9 @@ class Input:
     run: Run | None = None
     dataset: Dataset | None = None
     stream: tuple[Any, ...] | None = None
+    split: str | None = None
     labels: Tensor | None = None
+    classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -43,9 +45,9 @@ class Input:
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) or (d,); of images of several sizes, height and width of the most common."""
+        """(channels, height, width) or (d,), the most common of several."""
         if isinstance(self.data, ImageSet):
-            return self.data.sizes.most_common(1)[0][0]
+            return self.data.shapes.most_common(1)[0][0]
         return tuple(self.data.shape[1:])
 
 
@@ -70,8 +72,7 @@ def read_input(text: str, root: Path, context: Run | None = None) -> Input:
     name, _, split = text.partition(":")
     split = split or "train"
     if split in SPLITS and name in ("digits", "cifar10", *TOYS):
-        dataset = named_dataset(name)
-        return Input(f"{name}:{split}", dataset.split(split)[0], dataset=dataset)
+        return _of_dataset(name, named_dataset(name), split)
     raise UsageError(
         f"{text}: no such file, folder, run or data set; expected a folder of images, a .npy or .npz file, RUN or RUN/SET "
         f"below {root}, train or held-out (of a run's data), or one of digits, cifar10, {', '.join(TOYS)} with :train or :held-out"
@@ -90,7 +91,12 @@ def named_dataset(name: str) -> Dataset:
 def split_of(run: Run, split: str) -> Input:
     """A split of the data a run was trained on."""
     dataset = build_dataset(run.experiment.data)
-    return Input(f"{dataset.name}:{split}", dataset.split(split)[0], dataset=dataset)
+    return _of_dataset(dataset.name, dataset, split)
+
+
+def _of_dataset(name: str, dataset: Dataset, split: str) -> Input:
+    data, labels = dataset.split(split)
+    return Input(f"{name}:{split}", data, dataset=dataset, split=split, labels=labels)
 
 
 def _read_dir(path: Path, text: str) -> Input:

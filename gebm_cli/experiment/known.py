@@ -31,6 +31,7 @@ class Known:
     moments: Moments | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     labels: Tensor | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def kind(self) -> str:
@@ -69,6 +70,8 @@ def read_known(path: Path) -> Known:
             arrays = {name: file[name] for name in file.files}
         settings = json.loads(str(arrays["settings"])) if "settings" in arrays else {}
         n = int(arrays["n"]) if "n" in arrays else None
+        if not isinstance(settings, dict):
+            raise ValueError("settings")
     except (*DAMAGED, TypeError) as error:
         raise UsageError(f"{path}: is not a readable .npz file, or holds objects ({type(error).__name__})") from None
     if set(arrays) >= FEATURES:
@@ -86,6 +89,12 @@ def read_known(path: Path) -> Known:
         raise UsageError(f"{path}: `mu` or `sigma` holds NaN or infinite numbers; make the file again")
     if not np.allclose(sigma, sigma.T, rtol=1e-6, atol=1e-6 * float(np.abs(sigma).max(initial=0.0))):
         raise UsageError(f"{path}: `sigma` is not symmetric, so it is no covariance; make the file again")
+    eigenvalues = np.linalg.eigvalsh((sigma + sigma.T) / 2)
+    if eigenvalues[0] < -1e-6 * max(eigenvalues[-1], 0.0) - 1e-12:
+        raise UsageError(
+            f"{path}: `sigma` has negative eigenvalues (the smallest {eigenvalues[0]:.3g}), so it is no "
+            "covariance; make the file again"
+        )
     mean, covariance = (torch.from_numpy(a.astype(np.float64)) for a in (mu, (sigma + sigma.T) / 2))
     return Known(str(path), None, Moments(n, mean, covariance), settings)
 
@@ -94,15 +103,18 @@ def _features(path: Path, arrays: dict[str, np.ndarray], settings: dict[str, Any
     features = arrays["features"]
     if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating) or not features.size:
         raise UsageError(f"{path}: `features` is {features.dtype} of shape {features.shape}; expected floats (n, d)")
-    if not np.isfinite(features).all():
-        raise UsageError(f"{path}: `features` holds NaN or infinite numbers; extract them again")
+    with np.errstate(over="ignore"):
+        values = features.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UsageError(f"{path}: `features` holds NaN, infinite or too large numbers; extract them again")
     labels = arrays.get("labels")
     if labels is not None and (labels.shape != (len(features),) or not np.issubdtype(labels.dtype, np.integer)):
         raise UsageError(
             f"{path}: `labels` is {labels.dtype} of shape {labels.shape}; expected {len(features)} whole numbers"
         )
-    classes = None if labels is None else torch.from_numpy(labels.astype(np.int64))
-    return Known(str(path), torch.from_numpy(features.astype(np.float32)), None, settings, classes)
+    numbers = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    classes = tuple(str(name) for name in arrays["classes"]) if labels is not None and "classes" in arrays else None
+    return Known(str(path), torch.from_numpy(values), None, settings, numbers, classes)
 
 
 def write_statistics(path: Path, moments: Moments, settings: dict[str, Any]) -> None:
@@ -111,10 +123,17 @@ def write_statistics(path: Path, moments: Moments, settings: dict[str, Any]) -> 
     _write(path, mu=moments.mean.numpy(), sigma=moments.covariance.numpy(), settings=_text(settings), **n)
 
 
-def write_features(path: Path, features: Tensor, labels: Tensor | None, settings: dict[str, Any]) -> None:
-    """`features` (n, d) float32 with the settings that made them, and `labels` where they are known."""
-    classes = {} if labels is None else {"labels": labels.cpu().numpy()}
-    _write(path, features=features.cpu().numpy(), settings=_text(settings), **classes)
+def write_features(
+    path: Path,
+    features: Tensor,
+    labels: Tensor | None,
+    classes: tuple[str, ...] | None,
+    settings: dict[str, Any],
+) -> None:
+    """`features` (n, d) float32 with the settings that made them; `labels` and names of `classes` where they are known."""
+    known = {} if labels is None else {"labels": labels.cpu().numpy()}
+    known |= {} if classes is None else {"classes": np.asarray(classes)}
+    _write(path, features=features.cpu().numpy(), settings=_text(settings), **known)
 
 
 def _text(settings: dict[str, Any]) -> np.ndarray:

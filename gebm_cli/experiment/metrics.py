@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from gebm_cli.errors import UsageError
 from gebm_cli.experiment.extraction import Side
 
 Record = dict[str, Any]
+SPLITS_SEED = 2020  # torch-fidelity's, so that the value is its value
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,12 @@ class Asked:
     subsets: tuple[int, int] | None = None
     splits: int = 10
     k: int = 5
-    per_class: bool = False
     on_step: Callable[[int, int], None] = lambda done, total: None
 
 
 def fid(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
     x, y = (side.moments if side.features is None else side.features for side in (fake, real))
-    distance = frechet_distance(x, y)
+    distance = frechet_distance(x, y, y_moments=real.moments if real.features is not None else None)
     record: Record = {"value": distance.value, "standard_error": distance.standard_error}
     if distance.clipped:
         record["clipped"] = distance.clipped
@@ -64,6 +63,8 @@ def fid(fake: Side, real: Side, asked: Asked, features: Features | None) -> Reco
         own = fake.require_features("--bootstrap")
         interval = fid_bootstrap(own, y, asked.bootstrap, asked.seed, on_step=asked.on_step)
         record["bootstrap"] = {
+            "value": interval.value,
+            "bias": interval.bias,
             "low": interval.low,
             "high": interval.high,
             "level": interval.level,
@@ -88,11 +89,12 @@ def score_of_inception(fake: Side, real: Side, asked: Asked, features: Features 
     if logits is None:
         name = "features from a file" if features is None else f"{features.name} features"
         raise UsageError(f"--metrics is: needs class probabilities, and {name} have none; use inception or classifier")
-    found = inception_score(logits, min(asked.splits, len(logits)))
+    found = inception_score(logits, min(asked.splits, len(logits)), SPLITS_SEED)
     return {
         "value": found.value,
         "standard_error": found.standard_error,
         "splits": found.splits,
+        "splits_seed": SPLITS_SEED,
         "spread_over_splits": found.spread_over_splits,
         "full": found.full,
         "corrected": found.corrected,
@@ -147,33 +149,19 @@ def require_size(name: str, n: int | None, d: int, wanted: list[str], asked: Ask
         needs["--subsets"] = (asked.subsets[1], " for subsets of this size")
     for what, (least, why) in needs.items():
         if n is not None and n < least:
-            raise UsageError(
-                f"{name}: {what} needs at least {least} images a side{why}, got {n}; give more, or leave it out"
-            )
+            way_out = "give more, or leave it out" if what.startswith("--") else "give more"
+            raise UsageError(f"{name}: {what} needs at least {least} images a side{why}, got {n}; {way_out}")
 
 
 def per_class(metric: str, fake: Side, real: Side) -> list[Record]:
-    """FID or KID of each class that both sides have, where their labels are known.
-
-    Raises:
-        UsageError: a side has no labels, or the two have different classes.
-    """
-    for side in (fake, real):
-        if side.labels is None:
-            raise UsageError(
-                f"--per-class: {side.name} has no labels; give a folder with one sub-folder a class, or a data set with labels"
-            )
+    """FID or KID of each class, of sides whose classes are known to be the same."""
     assert fake.labels is not None and real.labels is not None
-    classes, others = (sorted(set(labels.tolist())) for labels in (fake.labels, real.labels))
-    if classes != others:
-        raise UsageError(
-            f"--per-class: {fake.name} has the classes {classes}, {real.name} has {others}; they must be the same"
-        )
+    names = fake.classes or real.classes
     x, y = fake.require_features("--per-class"), real.require_features("--per-class")
     rows = []
-    for c in classes:
+    for c in sorted(set(fake.labels.tolist())):
         own, other = x[fake.labels == c], y[real.labels == c]
-        row: Record = {"class": c, "n_fake": len(own), "n_real": len(other)}
+        row: Record = {"class": c if names is None else names[c], "n_fake": len(own), "n_real": len(other)}
         if min(len(own), len(other)) >= 2:
             found = frechet_distance(own, other) if metric == "fid" else kid(own, other)
             row |= {"value": found.value, "standard_error": found.standard_error}
@@ -187,15 +175,17 @@ def comparable(*sides: Side) -> bool:
 
 
 def difference(real: Side, first: Side, other: Side) -> Record:
-    """Whether `other` is closer to the reference than `first`, by the relative test on KID (Bounliphone et al. 2016)."""
+    """Which of `first` (a) and `other` (b) is closer to the reference, by the relative test on KID (Bounliphone et al. 2016).
+
+    The p-value is two-sided, for "they are equally far"; nan where the two are the same.
+    """
     found = kid_difference(*(side.require_features("the comparison") for side in (real, other, first)))
     return {
         "a": first.name,
         "b": other.name,
         "kid_b_minus_a": found.value,
         "standard_error": found.standard_error,
-        "p_b_closer": found.p_less,
-        "p_a_closer": 1 - found.p_less if math.isfinite(found.p_less) else found.p_less,
+        "p_value": 2 * min(found.p_less, 1 - found.p_less),
     }
 
 
@@ -212,10 +202,13 @@ def warnings_of(metric: str, fake: Side, real: Side) -> list[str]:
                     "covariance is singular: the value is exact and its bias large; compare at equal n only, or use KID"
                 )
     for side in (fake, real):
+        if metric == "fid" and side.features is None:
+            told.append(f"{side.name}: is known by its moments alone, so its own noise is not in the standard error")
         if side.features is not None and len(side.features) > 1 and bool((side.features == side.features[:1]).all()):
             told.append(f"{side.name}: all its images have the same features")
     if _same(fake.features, real.features):
-        told.append(f"{fake.name} and {real.name}: hold the same images, so the distance is 0 by construction")
+        what = "is 0" if metric == "fid" else "means nothing and, where it is unbiased, lies below 0"
+        told.append(f"{fake.name} and {real.name}: hold the same images, so the value {what} by construction")
     return told
 
 

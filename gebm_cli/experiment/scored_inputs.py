@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 import torch
-from torch import Tensor
 
-from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.data.containers import ARCHIVES
+from gebm_cli.core.data.decoding import SUFFIXES
 from gebm_cli.core.data.image_sets import ImageSet, read_image_set, read_images_array
 from gebm_cli.core.data.streaming import LazyImages
 from gebm_cli.core.evaluation.features import data_hash
@@ -25,7 +25,7 @@ from gebm_cli.experiment.inputs import Input, read_input
 from gebm_cli.experiment.known import Known, is_known, read_known
 from gebm_cli.experiment.run import Run, find_run
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+N_NAMED = 10  # of the images left out, in a record
 OnItem = Callable[[int, int], None]
 
 
@@ -53,21 +53,31 @@ def read_scored(text: str, reading: Reading) -> Input | Known:
     if text.startswith("run:"):
         return _base_samples(text, reading)
     path = Path(text)
-    ours = any((path / name).is_file() for name in ("record.yaml", "sample.yaml"))
-    if (path.is_dir() and not ours) or (path.is_file() and text.lower().endswith(ARCHIVES)):
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        raise UsageError(f"{text}: is one image; give a folder or an archive of images")
+    if holds_images(text):
         images = read_image_set(text, on_bad=reading.on_bad, on_image=reading.on_image)
-        return Input(text, images, labels=images.labels, notes=tuple(f"{text}: {note}" for note in images.notes))
+        return Input(
+            text,
+            images,
+            labels=images.labels,
+            classes=images.classes,
+            notes=tuple(f"{text}: {note}" for note in images.notes),
+        )
     if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         if is_known(path):
             return read_known(path)
         data, notes = read_images_array(text, reading.value_range)
         return Input(text, data, notes=tuple(f"{text}: {note}" for note in notes))
-    found = read_input(text, reading.root, reading.context)
-    return found if found.dataset is None else replace(found, labels=_labels(found.dataset, found.name))
+    return read_input(text, reading.root, reading.context)
 
 
-def _labels(dataset: Dataset, name: str) -> Tensor | None:
-    return dataset.held_out_labels if name.endswith(":held-out") else dataset.train_labels
+def holds_images(text: str) -> bool:
+    """Whether it is a folder or an archive of images that belongs to no run."""
+    path = Path(text)
+    if path.is_dir():
+        return not any((path / name).is_file() for name in ("record.yaml", "sample.yaml"))
+    return path.is_file() and text.lower().endswith(ARCHIVES)
 
 
 def _base_samples(text: str, reading: Reading) -> Input:
@@ -75,10 +85,13 @@ def _base_samples(text: str, reading: Reading) -> Input:
     name, _, query = text.removeprefix("run:").partition("?")
     asked: dict[str, int] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in ("n", "seed") or not value.isdigit() or (key == "n" and int(value) < 1):
+        if key not in ("n", "seed") or not (value.isascii() and value.isdecimal()) or (key == "n" and int(value) < 1):
             raise UsageError(f"{text}: got {key}={value}, expected n=NUMBER or seed=NUMBER, such as run:{name}?n=10000")
         asked[key] = int(value)
-    run = find_run(reading.root, name)
+    try:
+        run = find_run(reading.root, name)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--run ", "run:", 1)) from None
     n, seed = asked.get("n", run.experiment.sample.n_samples), asked.get("seed", reading.seed)
     gebm = load_gebm(run, data_shape(run), reading.device, False, reading.allow_plugins)
     size, parts = run.experiment.sample.block_size, []
@@ -116,4 +129,5 @@ def describe_side(side: Input | Known) -> dict[str, Any]:
             told["sizes"] = len(side.data.sizes)
         if side.data.skipped:
             told["skipped"] = len(side.data.skipped)
+            told["skipped_images"] = side.data.skipped[:N_NAMED]
     return told

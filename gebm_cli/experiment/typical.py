@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gebm_cli.core.evaluation.kid import kid_witness
 from gebm_cli.experiment.extraction import Side
+from gebm_cli.experiment.files import write_atomically
 from gebm_cli.experiment.inputs import Input
 from gebm_cli.experiment.pictures import TILE, Cell, numbers, sheet
 
@@ -26,12 +28,19 @@ def save_typical(path: Path, fake: Side, real: Side) -> None:
     n = min(N_SHOWN, max(1, len(at_fake) // 2))
     order, missed = at_fake.argsort(descending=True, stable=True), at_real.argsort(descending=True, stable=True)
     rows = [
-        (f"most typical of {fake.name}, seen from the reference", fake, at_fake, order[:n]),
-        (f"least typical of {fake.name}", fake, at_fake, order.flip(0)[:n]),
-        (f"what {fake.name} misses most of {real.name}", real, at_real, missed[: min(N_SHOWN, len(at_real))]),
+        (f"of {fake.name}, most like the reference", fake, at_fake, order[:n]),
+        (f"of {fake.name}, least like the reference", fake, at_fake, order.flip(0)[:n]),
+        (f"of {real.name}, what the samples miss most", real, at_real, missed[: min(N_SHOWN, len(at_real))]),
     ]
-    title = "Under each image, KID's witness: above 0 where the reference has more mass than the samples, below where it has less."
-    sheet([(heading, _cells(side, values, chosen)) for heading, side, values, chosen in rows], title).save(path)
+    title = (
+        f"{fake.name} ({len(at_fake)} images) against {real.name} ({len(at_real)}), {fake.settings['features']} features. "
+        "Under each image a score, KID's witness: above 0 where the reference has more images of this kind than the samples "
+        "have, below 0 where fewer."
+    )
+    buffer = io.BytesIO()
+    picture = sheet([(heading, _cells(side, values, chosen)) for heading, side, values, chosen in rows], title)
+    picture.save(buffer, Image.registered_extensions()[path.suffix.lower()])
+    write_atomically(path, buffer.getvalue())
 
 
 def _cells(side: Side, values: Tensor, chosen: Tensor) -> list[Cell]:

@@ -99,7 +99,9 @@ def test_several_sets_metrics_and_a_comparison(gebm, sides, tmp_path) -> None:
     (comparison,) = found["comparisons"]
     values = {s["samples"]: s["value"] for s in found["scores"] if s["metric"] == "kid"}
     assert comparison["kid_b_minus_a"] == pytest.approx(values[str(c)] - values[str(a)], rel=1e-4)
-    assert comparison["p_b_closer"] < 0.01 < comparison["p_a_closer"]
+    assert comparison["p_value"] < 0.01 and comparison["kid_b_minus_a"] < 0
+    equal = scored(gebm("evaluate-kid", a, a, "-r", b, *PIXELS, "--json"))["comparisons"][0]
+    assert equal["kid_b_minus_a"] == 0 and equal["p_value"] == 1
     table = gebm("evaluate-fid", a, c, "-r", b, "--metrics", "fid,kid,prdc", *PIXELS)
     assert table.code == 0 and "recall" in table.out and f"{c} is closer than {a}" in table.out
 
@@ -170,6 +172,24 @@ def test_the_reference_is_cached_and_the_cache_verified(gebm, sides, monkeypatch
     assert not changed["reference_cached"] and changed["value"] != first["value"]
 
 
+def test_what_is_not_finite_is_refused(gebm, sides) -> None:
+    """Huge features, and a covariance that is none, never become a score."""
+    a, b = sides
+    np.save("huge.npy", np.full((8, 3), 1e20))
+    np.save("points.npy", np.random.default_rng(0).normal(size=(8, 3)))
+    refused = gebm("evaluate-kid", "huge.npy", "points.npy")
+    assert refused.code == 2 and "overflow" in refused.err
+    np.savez("negative.npz", mu=np.zeros(192), sigma=-np.eye(192))
+    refused = gebm("evaluate-fid", a, "negative.npz", *PIXELS)
+    assert refused.code == 2 and "negative eigenvalues" in refused.err
+    np.savez("far.npz", features=np.full((9, 192), 1e200))
+    refused = gebm("evaluate-kid", a, "far.npz", *PIXELS)
+    assert refused.code == 2 and "too large" in refused.err
+    Image.fromarray(images(1, 1)[0]).convert("L").save(b / "grey.png")
+    refused = gebm("evaluate-kid", a, b, *PIXELS)
+    assert refused.code == 2 and "one size and colour" in refused.err
+
+
 def test_extras_of_fid_and_kid(gebm, tmp_path) -> None:
     rng = np.random.default_rng(0)
     for name, shift in (("x", 0.0), ("y", 0.2)):
@@ -184,7 +204,7 @@ def test_extras_of_fid_and_kid(gebm, tmp_path) -> None:
     assert subsets["n_subsets"] == 10 and subsets["spread"] > 0
     assert gebm("evaluate-kid", "x.npz", "y.npz", "--subsets", "10x1000").code == 2
     text = gebm("evaluate-fid", "x.npz", "y.npz", "--infinity", "--bootstrap", "50").out
-    assert "FID at infinity" in text and "95% confidence" in text
+    assert "FID at infinitely many samples" in text and "95% confidence" in text
 
 
 def test_classes(gebm, tmp_path) -> None:
@@ -193,9 +213,12 @@ def test_classes(gebm, tmp_path) -> None:
         for c in range(2):
             folder(tmp_path / side / f"class{c}", images(10, seed + 10 * c), 10 * c)
     found = scored(gebm("evaluate-kid", "a", "b", *PIXELS, "--per-class", "--json"))
-    assert [row["class"] for row in found["per_class"]] == [0, 1]
+    assert [row["class"] for row in found["per_class"]] == ["class0", "class1"]
     wanted = kid(as_features(images(10, 11)), as_features(images(10, 12))).value
     assert found["per_class"][1]["value"] == pytest.approx(wanted, rel=1e-4)
+    os.rename("b/class1", "b/other")
+    refused = gebm("evaluate-kid", "a", "b", *PIXELS, "--per-class")
+    assert refused.code == 2 and "'class1'" in refused.err and "'other'" in refused.err
     flat = folder(tmp_path / "flat", images(10, 3))
     refused = gebm("evaluate-kid", "a", flat, *PIXELS, "--per-class")
     assert refused.code == 2 and "has no labels" in refused.err
@@ -232,7 +255,7 @@ def test_sizes(gebm, sides, tmp_path) -> None:
     found = scored(gebm("evaluate-fid", "mixed", b, *RANDOM, "--json"))
     assert found["sizes"] == 2 and any("2 sizes" in w for w in found["warnings"])
     refused = gebm("evaluate-fid", "mixed", b, *PIXELS)
-    assert refused.code == 2 and "do not compare" in refused.err
+    assert refused.code == 2 and "need images of one size and colour" in refused.err
     folder(tmp_path / "large", images(10, 2, size=12))
     refused = gebm("evaluate-fid", "large", b, *PIXELS)
     assert refused.code == 2 and "bring both to one size" in refused.err
@@ -269,7 +292,14 @@ def test_the_same_images_twice_and_constant_ones(gebm, sides, tmp_path) -> None:
         (["evaluate-kid", "a", "b", "--layer", "7"], "--layer 7"),
         (["evaluate-fid", "--save-statistics", "x.npz"], "give one, got none"),
         (["evaluate-fid", "run:nobody?n=3", "b"], "nobody"),
-        (["evaluate-fid", "a", "b", "--weights", "none.pth"], "none.pth"),
+        (["evaluate-fid", "a", "b", "--weights", "none.pth"], "none.pth: no such file"),
+        (["evaluate-fid", "a", "b", "--weights", "a/0001.png", *RANDOM], "random features have no weights file"),
+        (["evaluate-kid", "a", "b", "--picture", "x.txt", *PIXELS], "ends in .png"),
+        (["evaluate-kid", "a", "--save-features", "x", *PIXELS], "ends in .npz"),
+        (["evaluate-kid", "a", "b", "-r", "a", "--save-features", "x.npz", *PIXELS], "holds one sample set"),
+        (["evaluate-kid", "a", "b", "--per-class", *PIXELS], "has no labels"),
+        (["evaluate-fid", "a/0001.png", "b", *PIXELS], "is one image"),
+        (["evaluate-fid", "run:nobody?n=²", "b"], "expected n=NUMBER"),
     ],
 )
 def test_bad_flags(gebm, sides, argv, word) -> None:

@@ -47,7 +47,8 @@ class ImageSet:
         labels: the number of the folder that each lies in, (n,) int64; None where there is one, or an image outside all.
         notes: what a user should know of the images, a sentence each.
         skipped: `name: why` of each that was left out.
-        sizes: how many there are of each (height, width).
+        classes: the names of those folders, in the order of their numbers; None with them.
+        sizes: how many there are of each (height, width); shapes: of each (channels, height, width).
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class ImageSet:
         self.name, self.names, self.workers = name, names, workers
         self.kept = [n for n, _ in good]
         self.skipped = [f"{printable(n)}: {f}" for n, f in zip(names, found, strict=True) if isinstance(f, str)]
-        self.labels = labels_of_folders([Path(n) for n in self.kept], ".")
+        self.labels, self.classes = _classes(names, [isinstance(facts, Facts) for facts in found])
         self._container, self._facts = container, [facts for _, facts in good]
         self.sizes = Counter(facts.shape[1:] for facts in self._facts)
+        self.shapes = Counter(facts.shape for facts in self._facts)
         self.notes = [*notes, *_notes(self._facts, self.skipped)]
 
     def __len__(self) -> int:
@@ -198,6 +200,14 @@ def _in_threads(work: Callable[[In], Out], items: Iterable[In], workers: int, ah
         finally:
             for job in pending:
                 job.cancel()
+
+
+def _classes(names: list[str], good: list[bool]) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Numbers of the folders of the good images, and the names of all folders: a class keeps its number when images are skipped."""
+    labels = labels_of_folders([Path(n) for n in names], ".")
+    if labels is None:
+        return None, None
+    return labels[torch.tensor(good)], tuple(sorted({Path(n).parent.name for n in names}))
 
 
 def _notes(facts: list[Facts], skipped: list[str]) -> list[str]:

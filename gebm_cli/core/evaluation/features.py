@@ -63,10 +63,9 @@ class Features:
         with torch.inference_mode(), _arithmetic(self.precision):
             for batch in self._batches(data):
                 part = self._extract(batch)
-                if not done:
-                    whole = part.new_empty(
-                        len(data), part.shape[1]
-                    )  # one block: 50,000 features would else be held twice
+                if not done:  # one block, since 50,000 features would else be held twice; gradients may meet it
+                    with torch.inference_mode(False):
+                        whole = torch.empty(len(data), part.shape[1], device=part.device)
                 whole[done : done + len(part)] = part
                 done += len(part)
                 on_batch(len(batch))
@@ -159,7 +158,7 @@ def state_hash(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
