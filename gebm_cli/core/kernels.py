@@ -97,9 +97,9 @@ def median_bandwidth(pooled: Tensor, max_points: int = 2000) -> float:
     Above `max_points` every k-th row is used in their order along a fixed random direction, which does not depend on the
     labels either. A median of 0 gives 1.
     """
-    rows = pooled.double()
-    direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rows = rows[(rows @ direction.to(rows.device)).argsort()[:: -(-len(rows) // max_points)]]
+    direction = torch.randn(pooled.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    along = torch.cat([part.double() @ direction.to(pooled.device) for part in pooled.split(4096)])
+    rows = pooled[along.argsort()[:: -(-len(pooled) // max_points)]].double()
     rows = rows - rows.mean(0)
     i, j = torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device)
     median = squared_distances(rows, rows)[i, j].sqrt().median().item()

@@ -147,6 +147,18 @@ def test_scores_tests_and_verdict_agree_on_what_they_compare(here, capsys):
     assert "digits-001" in table.out and "completed" in table.out
 
 
+def test_a_base_is_scored_as_it_is_drawn(here, capsys):
+    """`run:` draws what `gebm sample --sampler none` draws from the same seed, and the Inception Score shares the extraction."""
+    argv = ["sample", "--sampler", "none", "--n-samples", "120", "--seed", "3", "--out", "drawn"]
+    assert call(capsys, *argv).code == 0
+    options = ["digits:held-out", "--features", "classifier", "--metrics", "fid,is", "--json"]
+    drawn = result(call(capsys, "evaluate-fid", "drawn", *options))["scores"]
+    directly = result(call(capsys, "evaluate-fid", "run:digits-001?n=120&seed=3", *options))["scores"]
+    assert [s["value"] for s in drawn] == pytest.approx([s["value"] for s in directly], rel=1e-6)
+    assert 1 <= directly[1]["value"] <= 10 and directly[1]["interval"][0] <= directly[1]["corrected"]
+    assert directly[0]["split"] == "held-out" and directly[0]["samples"] == "run:digits-001?n=120&seed=3"
+
+
 def test_real_digits_are_not_told_from_real_digits(here, capsys):
     """The test keeps its level on the same law: training against held-out digits."""
     got = result(call(capsys, "two-sample-test", "digits:train", "digits:held-out", "--features", "pixels", "--json"))
