@@ -100,12 +100,8 @@ def file_hash(file: Path) -> str:
 # --------------------------------------------------------------------------------------------------------- a user's own
 
 
-def own_features(name: str, weights: str | None, device: torch.device, allowed: bool) -> Features:
-    """Features by what a user's function returns: a module or callable from uint8 images (n, 3, h, w) to (n, d).
-
-    Raises:
-        UsageError: it is not allowed, not found, fails, or returns nothing that can be called.
-    """
+def require_own(name: str, allowed: bool) -> tuple[str, str]:
+    """The module and the function of `package.module:function`; UsageError where it is not spelled so or not allowed."""
     spelled = re.fullmatch(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)", name)
     if spelled is None:
         raise UsageError(f"--features {name}: expected torchvision:MODEL or package.module:function")
@@ -114,7 +110,16 @@ def own_features(name: str, weights: str | None, device: torch.device, allowed: 
             f"--features {name}: would run the function {name}, which is code from outside gebm; add --allow-plugins if you "
             "trust it"
         )
-    factory, made = _made(name, spelled[1], spelled[2])
+    return spelled[1], spelled[2]
+
+
+def own_features(name: str, weights: str | None, device: torch.device, allowed: bool) -> Features:
+    """Features by what a user's function returns: a module or callable from uint8 images (n, 3, h, w) to (n, d).
+
+    Raises:
+        UsageError: it is not allowed, not found, fails, or returns nothing that can be called.
+    """
+    factory, made = _made(name, *require_own(name, allowed))
     if isinstance(made, nn.Module):
         made = made.to("cpu").eval().requires_grad_(False)
         if weights is not None:

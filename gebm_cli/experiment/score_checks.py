@@ -10,6 +10,7 @@ from gebm_cli.core.evaluation.features import Features
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.distributed import World
 from gebm_cli.experiment.extraction import extract, first_of, without_features
+from gebm_cli.experiment.feature_files import require_own
 from gebm_cli.experiment.features import require_options
 from gebm_cli.experiment.files import require_free
 from gebm_cli.experiment.inputs import Input
@@ -23,9 +24,13 @@ ONE_SIZE = ("pixels", "classifier")
 
 def require_flags(job: Job) -> None:
     """Refuse flags that cannot be, and files to write that are there already, before anything is read."""
-    if job.features is not None:
-        require_options(job.features, job.resize, job.layer, job.precision, job.compile, job.weights, job.device)
-    elif job.weights is not None and not Path(job.weights).is_file():
+    unusual = job.resize is not None or job.layer is not None or job.precision != "float32" or job.compile
+    name = job.features or ("inception" if unusual else None)  # without a name these are for inception, if for any
+    if name is not None:
+        if ":" in name and not name.startswith("torchvision:"):
+            require_own(name, job.allow_plugins)
+        require_options(name, job.resize, job.layer, job.precision, job.compile, job.weights, job.device)
+    elif job.weights is not None and not Path(job.weights).expanduser().is_file():
         raise UsageError(f"--weights {job.weights}: no such file")
     kinds = {"--picture": (job.picture, PICTURES), "--save-statistics": (job.save_statistics, (".npz",))}
     kinds["--save-features"] = (job.save_features, (".npz",))

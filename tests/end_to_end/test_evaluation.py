@@ -303,9 +303,12 @@ def test_the_same_images_twice_and_constant_ones(gebm, sides, tmp_path) -> None:
     ],
 )
 def test_bad_flags(gebm, sides, argv, word) -> None:
+    """One sentence, and of flags before anything is read."""
     refused = gebm(*argv)
     assert refused.code == 2 and word in refused.err, refused.err
     assert sum(line.startswith("gebm:") for line in refused.err.splitlines()) == 1
+    if word.startswith("--"):
+        assert "reading" not in refused.err
 
 
 def test_two_processes_give_the_features_of_one(gebm, tmp_path) -> None:
