@@ -63,6 +63,14 @@ def test_scores_of_folders_are_those_of_their_pixels(gebm, sides) -> None:
     )
 
 
+def test_every_metric_has_a_flag_and_a_name() -> None:
+    """The command knows them without importing torch, so they are written there again."""
+    from gebm_cli.cli import evaluate, score_text
+    from gebm_cli.experiment.metrics import METRICS
+
+    assert evaluate.METRICS == tuple(METRICS) == tuple(score_text.LABELS)
+
+
 def test_the_form_of_an_input_does_not_matter(gebm, sides, tmp_path) -> None:
     """A folder, nested or not, a zip, a tar, NHWC and NCHW arrays, floats in a stated range: one value."""
     a, b = sides
