@@ -65,19 +65,15 @@ def compare(job: Job, begin: Begin) -> Outcome:
         _save(job, fake, outcome)
         if job.saves_only:
             continue
+        owner = source.run if isinstance(source, Input) else None
         for metric in job.metrics:
             record = _record(job, metric, fake, real, features, begin)
             outcome.records.append(record)
-            outcome.owned.append((source.run if isinstance(source, Input) else None, record))
-        if (
-            first is not None
-            and real is not None
-            and {"fid", "kid"} & set(job.metrics)
-            and metrics.comparable(real, first, fake)
-        ):
+            outcome.owned.append((owner, record))
+        wanted = {"fid", "kid"} & set(job.metrics)
+        if wanted and first is not None and real is not None and metrics.comparable(real, first, fake):
             found = metrics.difference(real, first, fake)
             outcome.comparisons.append(found)
-            owner = source.run if isinstance(source, Input) else None
             outcome.owned.append((owner, {"metric": "kid-difference", "reference": real.name, **found, **settings}))
         if first is None:
             first = fake
@@ -153,13 +149,13 @@ def _heading(job: Job, metric: str, fake: Side, real: Side | None, seconds: floa
     sizes = [heading["resolution"], heading.get("reference_resolution")]
     if all(sizes) and sizes[0][-2:] != sizes[1][-2:]:
         h, w = (f"{s[-1]}x{s[-2]}" for s in sizes)
-        warnings.append(f"{heading['samples']} and {heading['reference']}: have images of {h} and {w}, {_SIZES_DIFFER}")
+        warnings.append(
+            f"{heading['samples']} and {heading['reference']}: have images of {h} and {w}, which a network that resizes hides and "
+            "one that does not may see"
+        )
     return heading | {"warnings": warnings}
 
 
 def _largest(side: Side) -> float:
     known = side.moments.mean if side.features is None else side.features
     return float(known.abs().max())
-
-
-_SIZES_DIFFER = "which a network that resizes hides and one that does not may see"

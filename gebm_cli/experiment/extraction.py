@@ -67,13 +67,19 @@ class Side:
         assert self.features is not None
         return moments(self.features)
 
+    @cached_property
+    def is_constant(self) -> bool:
+        """Whether more than one sample was seen and all have the same features."""
+        known = self.features
+        return known is not None and len(known) > 1 and bool((known == known[:1]).all())
+
     @property
     def dimension(self) -> int:
         known = self.features if self.features is not None else self.moments.covariance
         return int(known.shape[1])
 
     def require_features(self, metric: str) -> Tensor:
-        """The features, of a side that `require_known` has passed."""
+        """The features, which `require_alike` has seen to be there where they are needed."""
         if self.features is None:
             raise without_features(self.name, metric)
         return self.features

@@ -45,7 +45,8 @@ class Asked:
 
 def fid(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
     x, y = (side.moments if side.features is None else side.features for side in (fake, real))
-    distance = frechet_distance(x, y, y_moments=real.moments if real.features is not None else None)
+    known = real.moments if real.n is not None and real.n > real.dimension else None  # of fewer rows none are formed
+    distance = frechet_distance(x, y, y_moments=known)
     record: Record = {"value": distance.value, "standard_error": distance.standard_error}
     if distance.clipped:
         record["clipped"] = distance.clipped
@@ -86,9 +87,7 @@ def kernel_distance(fake: Side, real: Side, asked: Asked, features: Features | N
 
 def score_of_inception(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
     logits = None if features is None else features.logits(fake.require_features("is"))
-    if logits is None:
-        name = "features from a file" if features is None else f"{features.name} features"
-        raise UsageError(f"--metrics is: needs class probabilities, and {name} have none; use inception or classifier")
+    assert logits is not None, "require_comparable has looked"
     found = inception_score(logits, min(asked.splits, len(logits)), SPLITS_SEED)
     return {
         "value": found.value,
@@ -122,7 +121,8 @@ def gaussian_distance(fake: Side, real: Side, asked: Asked, features: Features |
 
 
 def distance_of_energy(fake: Side, real: Side, asked: Asked, features: Features | None) -> Record:
-    found = energy_distance(fake.require_features("energy-distance"), real.require_features("energy-distance"))
+    x, y = fake.require_features("energy-distance"), real.require_features("energy-distance")
+    found = energy_distance(x, y, asked.on_step)
     return {"value": found.value, "standard_error": found.standard_error}
 
 
@@ -159,8 +159,11 @@ def per_class(metric: str, fake: Side, real: Side) -> list[Record]:
     names = fake.classes or real.classes
     x, y = fake.require_features("--per-class"), real.require_features("--per-class")
     rows = []
-    for c in sorted(set(fake.labels.tolist())):
-        own, other = x[fake.labels == c], y[real.labels == c]
+    both = (sorted(set(labels.tolist())) for labels in (fake.labels, real.labels))
+    for c, other_c in zip(
+        *both, strict=True
+    ):  # numbers are in the order of names, and may have gaps where a class was skipped
+        own, other = x[fake.labels == c], y[real.labels == other_c]
         row: Record = {"class": c if names is None else names[c], "n_fake": len(own), "n_real": len(other)}
         if min(len(own), len(other)) >= 2:
             found = frechet_distance(own, other) if metric == "fid" else kid(own, other)
@@ -204,7 +207,7 @@ def warnings_of(metric: str, fake: Side, real: Side) -> list[str]:
     for side in (fake, real):
         if metric == "fid" and side.features is None:
             told.append(f"{side.name}: is known by its moments alone, so its own noise is not in the standard error")
-        if side.features is not None and len(side.features) > 1 and bool((side.features == side.features[:1]).all()):
+        if side.is_constant:
             told.append(f"{side.name}: all its images have the same features")
     if _same(fake.features, real.features):
         what = "is 0" if metric == "fid" else "means nothing and, where it is unbiased, lies below 0"

@@ -108,13 +108,10 @@ def _require_one_size(features: str, inputs: list[Input]) -> None:
 
 def require_comparable(job: Job, features: Features | None, sides: list[Input | Known]) -> None:
     """Refuse what the network cannot do: several sizes where it takes one, or class probabilities where it has none."""
-    if features is None:
-        return
-    if "is" in job.metrics and features.head is None:
-        raise UsageError(
-            f"--metrics is: needs class probabilities, and {features.name} features have none; use inception or classifier"
-        )
-    if not features.any_size:
+    if "is" in job.metrics and (features is None or features.head is None):
+        name = "features from a file" if features is None else f"{features.name} features"
+        raise UsageError(f"--metrics is: needs class probabilities, and {name} have none; use inception or classifier")
+    if features is not None and not features.any_size:
         _require_one_size(features.name, [side for side in sides if isinstance(side, Input)])
 
 

@@ -232,6 +232,18 @@ def test_classes(gebm, tmp_path) -> None:
     assert refused.code == 2 and "has no labels" in refused.err
 
 
+def test_a_class_that_was_skipped_whole_moves_no_other(gebm, tmp_path) -> None:
+    """Its number stays empty on one side, and the others are matched by their names."""
+    for side, seed in (("a", 1), ("b", 2)):
+        for c in (1, 2):
+            folder(tmp_path / side / f"class{c}", images(10, seed + 10 * c), 10 * c)
+    wanted = scored(gebm("evaluate-kid", "a", "b", *PIXELS, "--per-class", "--json"))["per_class"]
+    (tmp_path / "a/class0").mkdir()
+    (tmp_path / "a/class0/bad.png").write_bytes(b"")
+    found = scored(gebm("evaluate-kid", "a", "b", *PIXELS, "--per-class", "--on-bad", "skip", "--json"))["per_class"]
+    assert found == wanted and [row["class"] for row in found] == ["class1", "class2"]
+
+
 def test_a_picture_of_the_typical(gebm, sides) -> None:
     a, b = sides
     assert gebm("evaluate-kid", a, b, *PIXELS, "--picture", "typical.png").code == 0
@@ -293,6 +305,7 @@ def test_the_same_images_twice_and_constant_ones(gebm, sides, tmp_path) -> None:
         (["evaluate-fid", "a", "b", "--features", "incepton"], "expected inception"),
         (["evaluate-fid", "a", "b", "--features", "mine:network"], "--allow-plugins"),
         (["evaluate-fid", "a", "b", "--metrics", "is", "--features", "pixels"], "class probabilities"),
+        (["evaluate-fid", "f.npz", "f.npz", "--metrics", "is"], "features from a file have none"),
         (["evaluate-fid", "a", "b", "--subsets", "10x10"], "--subsets: is for kid"),
         (["evaluate-kid", "a", "b", "--subsets", "many"], "100x1000"),
         (["evaluate-kid", "a", "b", "--value-range", "0,7"], "0,1 or -1,1 or 0,255"),
@@ -312,6 +325,7 @@ def test_the_same_images_twice_and_constant_ones(gebm, sides, tmp_path) -> None:
 )
 def test_bad_flags(gebm, sides, argv, word) -> None:
     """One sentence, and of flags before anything is read."""
+    np.savez("f.npz", features=np.random.default_rng(0).normal(size=(9, 3)))
     refused = gebm(*argv)
     assert refused.code == 2 and word in refused.err, refused.err
     assert sum(line.startswith("gebm:") for line in refused.err.splitlines()) == 1
