@@ -19,13 +19,14 @@ from torch import nn
 from gebm_cli.core.evaluation.backbones import OwnNetwork
 from gebm_cli.core.evaluation.features import Features, rgb, state_hash
 from gebm_cli.errors import UsageError
-from gebm_cli.experiment.plugins import fill_weights, find_module, say_once, told
+from gebm_cli.experiment.plugins import fill_weights, find_module, say_once, told, verify_checksums
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def weights_file(name: str, weights: str | None, url: str) -> tuple[Path, str]:
-    """The file of a network's weights: the one named, else torch hub's, else downloaded to there; and how to get it.
+    """The file of a network's weights: the one named, which `require_options` has seen, else torch hub's, else downloaded to there;
+    and how to get it.
 
     Raises:
         UsageError: it is not there and cannot be downloaded.
@@ -33,10 +34,8 @@ def weights_file(name: str, weights: str | None, url: str) -> tuple[Path, str]:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     remedy = f"download {url} on a machine with a network and pass it with --weights, or copy it to {cached}"
     file = Path(weights).expanduser() if weights else cached
-    if file.is_file():
+    if weights or file.is_file():
         return file, remedy
-    if weights:
-        raise UsageError(f"--weights {weights}: no such file; {remedy}")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         prefix = re.search(r"-([0-9a-f]{8,})\.", cached.name)  # publishers put the start of the sha256 into the name
@@ -55,7 +54,7 @@ def read_state(file: Path, load: Callable[[dict[str, Any]], Network], expected: 
         UsageError: the file is damaged, no state dict, or another network's; it says what was expected, and what differs.
     """
     try:
-        _verify(file)
+        verify_checksums(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not state:
             raise TypeError(f"it holds a {type(state).__name__}" if state else "it is empty")
@@ -74,14 +73,6 @@ def read_state(file: Path, load: Callable[[dict[str, Any]], Network], expected: 
     except pickle.UnpicklingError:
         detail = ""
     raise UsageError(f"{file}: is not {expected}, or is damaged{detail}; {remedy}")
-
-
-def _verify(file: Path) -> None:
-    """Compare the checksums of a file that torch wrote, which torch itself does not: a flipped bit would change the score."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"the checksum of its part {damaged} is wrong")
 
 
 def _difference(error: Exception) -> str:

@@ -164,10 +164,7 @@ def fill_weights(network: nn.Module, path: str, factory: str, where: str) -> Non
 
 def _read_weights(path: str, where: str, remedy: str) -> Any:
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-                if archive.testzip() is not None:
-                    raise zipfile.BadZipFile
+        verify_checksums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"{where}: {path}: no such file") from None
@@ -183,6 +180,18 @@ def _read_weights(path: str, where: str, remedy: str) -> Any:
         ) from None
     except Exception as error:  # what torch raises for a damaged file depends on the byte that is
         raise UsageError(f"{where}: {path} is damaged or not a state dict ({type(error).__name__}); {remedy}") from None
+
+
+def verify_checksums(path: str | os.PathLike[str]) -> None:
+    """Compare the checksums of a file that torch wrote, which torch itself does not: a flipped bit would change every result.
+
+    Raises:
+        BadZipFile: one is wrong.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of its part {damaged} is wrong")
 
 
 # ------------------------------------------------------------------------------------------------------------ the prior
