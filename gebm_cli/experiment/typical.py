@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from gebm_cli.core.evaluation.kid import kid_witness
+from gebm_cli.core.evaluation.kid import CUBIC
+from gebm_cli.core.two_sample.witness import witness
 from gebm_cli.experiment.extraction import Side
 from gebm_cli.experiment.files import write_atomically
 from gebm_cli.experiment.inputs import Input
@@ -24,7 +25,7 @@ def save_typical(path: Path, fake: Side, real: Side) -> None:
     The number under an image is the witness mean k(x, reference) - mean k(x, samples): above zero where the reference has more
     mass than the samples.
     """
-    at_real, at_fake = kid_witness(real.require_features("--picture"), fake.require_features("--picture"))
+    at_real, at_fake = witness(CUBIC, real.require_features("--picture"), fake.require_features("--picture"))
     n = min(N_SHOWN, max(1, len(at_fake) // 2))
     order, missed = at_fake.argsort(descending=True, stable=True), at_real.argsort(descending=True, stable=True)
     rows = [

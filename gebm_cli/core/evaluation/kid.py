@@ -17,10 +17,8 @@ from gebm_cli.core.kernels import Polynomial
 from gebm_cli.core.mmd import (
     Difference,
     Estimate,
-    column_and_row_means,
     mmd2,
     relative_mmd2,
-    row_means,
     sums_between,
     sums_within,
 )
@@ -92,18 +90,3 @@ def _value(x: Tensor, y: Tensor) -> Tensor:
     n, m = len(x), len(y)
     within = sums_within(CUBIC, x).rows.sum() / (n * (n - 1)) + sums_within(CUBIC, y).rows.sum() / (m * (m - 1))
     return within - 2.0 * sums_between(CUBIC, x, y).rows.sum() / (n * m)
-
-
-def kid_witness(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """KID's witness at each real (n,) and each fake (m,), float64: high where typical of the reference, low where not.
-
-    f(x) = mean_i k(x, real_i) - mean_j k(x, fake_j), each point left out of its own side's mean (Gretton et al. 2012, section
-    2.3). mean f over real - mean f over fake = KID, so the lowest fakes are those that cost most.
-
-    Raises:
-        ValueError: fewer than 2 rows in one set.
-    """
-    if min(len(real), len(fake)) < 2:
-        raise ValueError(f"`real` and `fake` need at least 2 rows each, got {len(real)} and {len(fake)}")
-    to_fake, to_real = column_and_row_means(CUBIC, real, fake)
-    return row_means(CUBIC, real) - to_fake, to_real - row_means(CUBIC, fake)

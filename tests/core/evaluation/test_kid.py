@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics.pairwise import polynomial_kernel
 
 from gebm_cli.core import mmd
-from gebm_cli.core.evaluation.kid import kid, kid_difference, kid_on_subsets, kid_subsets, kid_witness
+from gebm_cli.core.evaluation.kid import kid, kid_difference, kid_on_subsets, kid_subsets
 from gebm_cli.core.kernels import Polynomial
 
 
@@ -90,7 +90,7 @@ def test_progress_is_told_of_every_block(monkeypatch, generator):
 def test_inputs_are_left_alone(generator):
     x, y = _normal(30, 3, generator), _normal(30, 3, generator)
     copies = x.clone(), y.clone()
-    kid(x, y), kid_subsets(x, y, 3, 10), kid_witness(x, y)
+    kid(x, y), kid_subsets(x, y, 3, 10)
     assert torch.equal(x, copies[0]) and torch.equal(y, copies[1])
 
 
@@ -154,36 +154,3 @@ def test_subsets_that_cannot_be_drawn_are_refused(n_subsets, size, message):
     for pair in ((10, 20), (20, 10)):
         with pytest.raises(ValueError, match=message):
             kid_subsets(torch.zeros(pair[0], 2), torch.zeros(pair[1], 2), n_subsets, size)
-
-
-# -------------------------------------------------------------------------------------------------------------- the witness
-
-
-def test_witness_by_hand(generator):
-    """Means over the other reals minus over the fakes, each point left out of its own side; the means differ by KID."""
-    real, fake = _normal(6, 3, generator), _normal(8, 3, generator, 1.0)
-    k = Polynomial(3)
-    at_real, at_fake = kid_witness(real, fake)
-    for i in range(6):
-        others = torch.cat([real[:i], real[i + 1 :]])
-        expected = k(real[i : i + 1], others).mean() - k(real[i : i + 1], fake).mean()
-        assert at_real[i].item() == pytest.approx(expected.item(), rel=1e-10, abs=1e-12)
-    for j in range(8):
-        others = torch.cat([fake[:j], fake[j + 1 :]])
-        expected = k(fake[j : j + 1], real).mean() - k(fake[j : j + 1], others).mean()
-        assert at_fake[j].item() == pytest.approx(expected.item(), rel=1e-10, abs=1e-12)
-    assert (at_real.mean() - at_fake.mean()).item() == pytest.approx(kid(real, fake).value, rel=1e-12)
-
-
-def test_witness_is_low_at_fakes_far_from_the_reference(generator):
-    """Of fakes of which some are shifted, all of the shifted ones score lower than any other."""
-    real, fake = _normal(300, 8, generator), _normal(100, 8, generator)
-    fake[:10] += 5
-    _, at_fake = kid_witness(real, fake)
-    assert at_fake[:10].max() < at_fake[10:].min()
-
-
-def test_witness_needs_two_rows_a_side():
-    for pair in ((1, 5), (5, 1)):
-        with pytest.raises(ValueError, match="at least 2 rows"):
-            kid_witness(torch.zeros(pair[0], 2), torch.zeros(pair[1], 2))
