@@ -167,7 +167,7 @@ def _evaluate(metric: str, given: dict[str, Any]) -> None:
     metrics = _metrics(given["metrics"], metric, given)
     check_features(given["features"])
     names = _sides(given)
-    subsets, value_range = _subsets(given["subsets"]), _range(given["value_range"])
+    subsets, value_range = _subsets(given["subsets"]), value_range_of(given["value_range"])
     chosen = open_named_run(given["run"], given["runs_dir"])
     from gebm_cli.experiment.comparison import compare
     from gebm_cli.experiment.distributed import join_world
@@ -263,7 +263,7 @@ def _subsets(text: str | None) -> tuple[int, int] | None:
     return int(number), int(size)
 
 
-def _range(text: str | None) -> tuple[float, float] | None:
+def value_range_of(text: str | None) -> tuple[float, float] | None:
     if text is None:
         return None
     known = {"0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0), "0,255": (0.0, 255.0)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+from gebm_cli.core.data.containers import printable
 from gebm_cli.core.data.image_sets import ImageSet
 from gebm_cli.core.evaluation.features import Features
 from gebm_cli.errors import UsageError
@@ -93,17 +94,23 @@ def _require_classes(sides: list[Input | Known]) -> None:
 
 
 def _require_one_size(features: str, inputs: list[Input]) -> None:
-    met: dict[tuple[int, ...], str] = {}
+    met: dict[tuple[int, ...], Input] = {}
     for side in inputs:
         shapes = side.data.shapes if isinstance(side.data, ImageSet) else [side.item_shape]
         for shape in sorted(shapes):
-            met.setdefault(shape, side.name)
+            met.setdefault(shape, side)
     if len(met) > 1:
         (one, a), (two, b) = list(met.items())[:2]
         raise UsageError(
-            f"{a}{'' if a == b else f' and {b}'}: {features} features need images of one size and colour, got {one} and {two} "
-            "(channels, height, width); bring both to one size and colour first, or use --features inception"
+            f"{a.name}{'' if a is b else f' and {b.name}'}: {features} features need images of one size and colour, got "
+            f"{_of_shape(one, a)} and {_of_shape(two, b)} (channels, height, width); bring both to one size and colour first, or "
+            "use --features inception"
         )
+
+
+def _of_shape(shape: tuple[int, ...], side: Input) -> str:
+    """The shape, with an image that has it where images have names."""
+    return f"{shape} of {printable(side.data.example(shape))}" if isinstance(side.data, ImageSet) else f"{shape}"
 
 
 def require_comparable(job: Job, features: Features | None, sides: list[Input | Known]) -> None:

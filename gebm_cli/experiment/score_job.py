@@ -53,6 +53,7 @@ class Job:
     save_features: str | None = None
     allow_plugins: bool = False
     no_cache: bool = False
+    default_features: str = "inception"
 
     @property
     def asked(self) -> Asked:
@@ -63,6 +64,10 @@ class Job:
     def saves_only(self) -> bool:
         return bool(self.save_statistics or self.save_features) and self.reference is None
 
+    @property
+    def needs_reference(self) -> bool:
+        return not self.saves_only and any(metric != "is" for metric in self.metrics)
+
 
 def read_sides(job: Job, begin: Begin) -> tuple[list[Input | Known], Input | Known | None]:
     """The sample sets and the reference; None where none is needed.
@@ -70,14 +75,15 @@ def read_sides(job: Job, begin: Begin) -> tuple[list[Input | Known], Input | Kno
     Raises:
         UsageError: one cannot be read, or a reference is needed and there is none.
     """
-    needs_reference = not (job.saves_only or job.metrics == ["is"])
-    if job.reference is None and job.run is None and needs_reference and job.samples and holds_images(job.samples[0]):
+    if (
+        job.reference is None
+        and job.run is None
+        and job.needs_reference
+        and job.samples
+        and holds_images(job.samples[0])
+    ):
         raise _no_reference(job.samples[0])
-    plain = Reading(job.root, job.run, job.on_bad, job.value_range, job.seed, job.device, job.allow_plugins)
-
-    def read(text: str, owner: Run | None) -> Input | Known:
-        return read_scored(text, replace(plain, context=owner, on_image=counted(begin, f"reading {text}")))
-
+    read = reader(job, begin)
     if job.samples:
         sources = [read(text, job.run) for text in job.samples]
     else:
@@ -85,11 +91,21 @@ def read_sides(job: Job, begin: Begin) -> tuple[list[Input | Known], Input | Kno
     owner = job.run or next((s.run for s in sources if isinstance(s, Input) and s.run is not None), None)
     if job.reference is not None:
         return sources, read(job.reference, owner)
-    if not needs_reference:
+    if not job.needs_reference:
         return sources, None
     if owner is None:
         raise _no_reference(sources[0].name)
     return sources, split_of(owner, "train")
+
+
+def reader(job: Job, begin: Begin) -> Callable[[str, Run | None], Input | Known]:
+    """How one set is read, in the context of a run or of none."""
+    plain = Reading(job.root, job.run, job.on_bad, job.value_range, job.seed, job.device, job.allow_plugins)
+
+    def read(text: str, owner: Run | None) -> Input | Known:
+        return read_scored(text, replace(plain, context=owner, on_image=counted(begin, f"reading {text}")))
+
+    return read
 
 
 def _no_reference(name: str) -> UsageError:
@@ -124,7 +140,7 @@ def network_of(job: Job, sides: list[Input | Known], begin: Begin) -> Features |
         job.features,
         job.weights,
         job.device,
-        "inception",
+        job.default_features,
         counted(begin, "classifier"),
         resize=job.resize,
         layer=job.layer,

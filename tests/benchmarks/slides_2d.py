@@ -22,7 +22,7 @@ from torch import Tensor
 from gebm_cli.core.device import make_generator
 from gebm_cli.core.kernels import Gaussian, median_bandwidth
 from gebm_cli.core.mmd import mmd2, relative_mmd2
-from gebm_cli.core.two_sample.permutation import permutation_test
+from gebm_cli.core.two_sample.aggregation import kernel_test
 from gebm_cli.experiment.build import load_gebm
 from gebm_cli.experiment.drawing import draw
 from gebm_cli.experiment.jobs import Order
@@ -94,7 +94,7 @@ def report(name: str, found: Example, seed: int) -> None:
     for side, points in (("base", found.base), ("GEBM", found.gebm)):
         kernel = Gaussian(median_bandwidth(torch.cat([points, found.data])))
         estimate = mmd2(points, found.data, kernel)
-        test = permutation_test(points, found.data, kernel, N_PERMUTATIONS, make_generator(seed, "permutations"))
+        test = kernel_test(points, found.data, kernel, N_PERMUTATIONS, make_generator(seed, "permutations"))
         sizes = f"n = {len(points)} and {len(found.data)}"
         print(
             f"  {side}: MMD^2 {estimate.value:.5f} +- {estimate.standard_error:.5f}, p = {test.p_value:.3f} ({sizes})",

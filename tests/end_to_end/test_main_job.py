@@ -142,7 +142,7 @@ def test_scores_tests_and_verdict_agree_on_what_they_compare(here, capsys):
     verdict = result(call(capsys, "verdict", "--json"))
     assert verdict["references"]["train"]["fid_gebm"] > 0 and verdict["references"]["held-out"]["n_real"] == 360
     record = yaml.safe_load((here / "runs/digits-001/record.yaml").read_text())
-    assert [s.get("metric", s.get("test")) for s in record["scores"]] == ["fid", "kid", "mmd", "verdict"]
+    assert [s.get("metric", s.get("test")) for s in record["scores"]] == ["fid", "kid", "mmd-fuse", "verdict"]
     table = call(capsys, "runs")
     assert "digits-001" in table.out and "completed" in table.out
 

@@ -99,6 +99,10 @@ class ImageSet:
         images = chain.from_iterable(decoded)
         return iter(lambda: list(islice(images, n)), [])
 
+    def example(self, shape: tuple[int, ...]) -> str:
+        """The name of the first image of a shape (channels, height, width) that some have."""
+        return next(name for name, facts in zip(self.kept, self._facts, strict=True) if facts.shape == shape)
+
     def content_hash(self) -> str:
         """sha256 of the names and the bytes of the files, in order; equal for a folder and an archive of it.
 

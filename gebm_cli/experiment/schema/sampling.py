@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gebm_cli.core.sampling.catalogue import CATALOGUE, splitting
+from gebm_cli.core.two_sample.names import KINDS, KernelName
 from gebm_cli.experiment.schema.common import Count, NonNegative, Positive, Section
 
 SAMPLE_STEPS = 1000  # of a chain in mode: sample, where n_steps is not given
@@ -134,6 +135,20 @@ class Evaluate(Section):
 class TwoSampleTest(Section):
     """`gebm two-sample-test`."""
 
+    test: Literal[KINDS] = Field(  # type: ignore[valid-type]
+        "mmd-fuse",
+        description="mmd-fuse, mmd-agg: many kernels, no split. mmd: one kernel. mmd-opt, deep: a kernel learned on a split. "
+        "c2st, c2st-sign: a classifier. me, scf: learned locations or frequencies. ctt: for very many samples.",
+    )
     alpha: Annotated[float, Field(gt=0, lt=1)] = Field(0.05, description="Level of the test.")
-    n_permutations: Count = Field(999, description="Permutations B; p = (1 + count) / (1 + B).")
-    bandwidth: Positive | None = Field(None, description="Gaussian kernel's bandwidth; null: the median heuristic.")
+    n_permutations: Count | None = Field(
+        None, description="Relabellings B; p = (1 + count) / (1 + B). null: 999, and 1,999 for mmd-agg."
+    )
+    kernel: KernelName = Field("gaussian", description="The kernel of mmd and mmd-opt.")
+    bandwidth: Positive | tuple[Positive, ...] | None = Field(
+        None,
+        description="mmd: the kernel's bandwidth, or several, whose kernels are averaged; null: the median distance.",
+    )
+    split: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="Share of each side that a test that learns learns from; it tests on the rest."
+    )
