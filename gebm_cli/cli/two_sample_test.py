@@ -72,9 +72,7 @@ def two_sample_test(
         ),
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Level of the test. Default 0.05.")] = None,
-    permutations: Annotated[
-        int | None, typer.Option(metavar="B", help="Relabellings. Default 999; mmd-agg 1999.")
-    ] = None,
+    permutations: Annotated[int | None, typer.Option(metavar="B", help="Relabellings. Default 999.")] = None,
     kernel: Annotated[
         str | None,
         typer.Option(

@@ -101,6 +101,10 @@ def _require_one_size(features: str, inputs: list[Input]) -> None:
             met.setdefault(shape, side)
     if len(met) > 1:
         (one, a), (two, b) = list(met.items())[:2]
+        if a.is_points:
+            raise UsageError(
+                f"{a.name} and {b.name}: have points of {one[0]} and {two[0]} numbers; give both the same columns"
+            )
         raise UsageError(
             f"{a.name}{'' if a is b else f' and {b.name}'}: {features} features need images of one size and colour, got "
             f"{_of_shape(one, a)} and {_of_shape(two, b)} (channels, height, width); bring both to one size and colour first, or "

@@ -47,10 +47,6 @@ class TwoSampleJob:
     def is_relative(self) -> bool:
         return self.reference is not None
 
-    @property
-    def count(self) -> int:
-        return self.asked.count_of(self.kind)
-
 
 def require_flags(job: TwoSampleJob) -> None:
     """Refuse, before anything is read, flags that do not fit each other and files that cannot be written."""
@@ -61,7 +57,7 @@ def require_flags(job: TwoSampleJob) -> None:
         _require_relative(job, sets)
     elif job.power:
         _require_power(job, sets)
-    alpha, count = job.asked.alpha, job.count
+    alpha, count = job.asked.alpha, job.asked.count
     if alpha < 1 / (count + 1) and not job.is_relative:
         least = math.ceil(1 / alpha) - 1
         raise UsageError(f"--alpha {alpha:g}: cannot be reached with {count} permutations; use at least {least}")
@@ -94,7 +90,11 @@ def _require_power(job: TwoSampleJob, sets: int) -> None:
     if sets != 2:
         raise UsageError(f"--power: predicts from one pilot of two sets, got {sets} sets")
     if job.kind not in POWER_KINDS:
-        raise UsageError(f"--power: is for --test {', '.join(POWER_KINDS)}, got {job.kind}")
+        raise UsageError(
+            f"--power: predicts for one kernel, so it is for --test {', '.join(POWER_KINDS)}, got {job.kind}"
+        )
+    if job.asked.stop_early:
+        raise UsageError("--stop-early: does not go with --power, which needs all relabellings; leave it out")
 
 
 def _require_options(job: TwoSampleJob) -> None:
@@ -186,4 +186,4 @@ def group_of(job: TwoSampleJob, n: int, m: int) -> Relabelings:
 def coarse_p(job: TwoSampleJob, n: int, m: int) -> float | None:
     """The smallest p-value, where there are fewer distinct relabelings than the test will draw; else None."""
     group = group_of(job, n, m)
-    return smallest_p(group, job.count) if group.n_distinct < job.count + 1 else None
+    return smallest_p(group, job.asked.count) if group.n_distinct < job.asked.count + 1 else None

@@ -123,7 +123,7 @@ def test_figure(picture: TestPicture) -> Figure:
 
 def verdict(p_value: float, alpha: float, n_relabelings: int) -> str:
     """The p-value and what it says, in words."""
-    smallest = ", the smallest this many relabelings can give" if p_value * (n_relabelings + 1) < 1.5 else ""
+    smallest = ", the smallest this many relabellings can give" if p_value * (n_relabelings + 1) < 1.5 else ""
     says = "A and B differ" if p_value <= alpha else "no difference shown"
     return f"p = {p_value:.2g}{smallest}: {says} (level {alpha:g})"
 
@@ -151,12 +151,12 @@ def draw_null(axes: Axes, statistic: float, null: Tensor, alpha: float, label: s
     edges = [high - span / 20, high] if constant else np.linspace(low, high, n_bins(len(values)) + 1).tolist()
     kept = min(max(statistic, low - OFF_SCALE * span), high + OFF_SCALE * span)
     left, right = min(edges[0], kept) - 0.12 * span, max(high, kept) + 0.12 * span
-    told = f"where it would fall if A and B did not differ ({len(values):,} relabelings)"
+    told = f"where it would fall if A and B did not differ ({len(values):,} relabellings)"
     axes.hist(values.clip(edges[0], edges[-1]), bins=edges, color=NULL, label=told)
     if alpha * (len(values) + 1) >= 1 - 1e-9:
         told = f"beyond this the test says they differ (level {alpha:g})"
         axes.axvspan(threshold(null, alpha), right, color=TAIL, zorder=0, label=told)
-    axes.set(xlim=(left, right), xlabel=label, ylabel="relabelings")
+    axes.set(xlim=(left, right), xlabel=label, ylabel="relabellings")
     _observed(axes, statistic, left, right)
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
     axes.locator_params(axis="x", nbins=6)

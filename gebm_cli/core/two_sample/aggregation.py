@@ -91,13 +91,20 @@ def aggregated(values: Tensor, rounding: float) -> Relabelled:
     """MMDAgg: the smallest of the kernels' p-values, tested by its own law under the same relabelings; values (K, 1 + B).
 
     With p_k(b) the share of columns of kernel k that reach column b, the statistic of column b is -min_k p_k(b), and p is the
-    share of columns that reach the observed one. Exact, since the observed column is one of 1 + B exchangeable ones.
+    share of columns that reach the observed one. Exact, since the observed column is one of 1 + B exchangeable ones. Up to K
+    columns have the same smallest p; among those the largest value, in units of its kernel's root mean square, goes first.
     Deviation: Schrab et al. (2023, algorithm 1) find the common correction of the levels by bisection on further relabelings and
     give a decision; this is that test with uniform weights and one set of relabelings (Westfall & Young 1993), and has a p-value.
     """
+    columns = values.shape[1]
     smallest = torch.stack([_shares(row, rounding) for row in values]).min(0).values
-    observed, null = -smallest[0].item(), -smallest[1:]
-    return Relabelled(observed, null, (1 + count_reaching(null, observed, 0.0)) / values.shape[1])
+    scale = values.square().mean(1, keepdim=True).sqrt().clamp(min=max(rounding, 1e-300))
+    largest = (values / scale).max(0).values
+    # Less than half of the distance between two p-values, so that it only breaks ties.
+    scores = (largest / (1.0 + largest.abs()) - 1.0) / (4 * columns) - smallest
+    tolerance = rounding / scale.min().item() / (4 * columns)
+    observed, null = scores[0].item(), scores[1:]
+    return Relabelled(observed, null, (1 + count_reaching(null, observed, tolerance)) / columns)
 
 
 def _shares(row: Tensor, rounding: float) -> Tensor:

@@ -26,7 +26,7 @@ from gebm_cli.core.two_sample.compressed import compressed_test
 from gebm_cli.core.two_sample.deep_training import train_deep_kernel
 from gebm_cli.core.two_sample.feature_means import MeanDifference
 from gebm_cli.core.two_sample.locations import learn_characteristic, learn_mean_embedding
-from gebm_cli.core.two_sample.names import LEARNED, ONE_KERNEL, KernelName, Kind, default_count
+from gebm_cli.core.two_sample.names import DEFAULT_COUNT, LEARNED, ONE_KERNEL, KernelName, Kind
 from gebm_cli.core.two_sample.p_values import Relabelled, relabelling_test
 from gebm_cli.core.two_sample.relabelled_mmd import RelabelledMmd
 from gebm_cli.core.two_sample.relabelling import Permutations, SignFlips
@@ -49,7 +49,7 @@ class Asked:
     """How to test.
 
     Args:
-        count: relabelings B; None for the kind's own.
+        count: relabelings B.
         kernel, bandwidths: of `mmd`, and the kernel of `mmd-opt`; no bandwidth is the median.
         split: the share of each side that a kind that learns learns from.
         stop_early: end the relabelings as soon as the decision at alpha is certain.
@@ -58,7 +58,7 @@ class Asked:
     """
 
     alpha: float = 0.05
-    count: int | None = None
+    count: int = DEFAULT_COUNT
     kernel: KernelName = "gaussian"
     bandwidths: tuple[float, ...] = ()
     split: float = 0.5
@@ -66,10 +66,6 @@ class Asked:
     image_shape: tuple[int, int, int] | None = None
     n_locations: int = N_LOCATIONS
     begin: Begin = silent
-
-    def count_of(self, kind: Kind) -> int:
-        """B for a kind."""
-        return self.count or default_count(kind)
 
     @property
     def stop_at(self) -> float | None:
@@ -147,12 +143,12 @@ class _At:
 
     @property
     def count(self) -> int:
-        return self.asked.count_of(self.kind)
+        return self.asked.count
 
     def mmd(self, kernels: list[Kernel], x: Tensor, y: Tensor) -> RelabelledMmd:
         engine = RelabelledMmd(kernels, x, y, isinstance(relabelings_of(len(x), len(y)), SignFlips))
         calls = 1 if self.asked.stop_early else -(-self.count // min(self.count, engine.max_columns))
-        tell = self.asked.begin("relabelings", "blocks", engine.n_blocks * calls)
+        tell = self.asked.begin("relabellings", "blocks", engine.n_blocks * calls)
         engine.on_block = lambda: tell(1)
         return engine
 

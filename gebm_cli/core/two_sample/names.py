@@ -14,9 +14,3 @@ NO_BANDWIDTH: tuple[KernelName, ...] = ("polynomial", "energy")
 STOPPABLE: tuple[Kind, ...] = tuple(k for k in KINDS if k not in ("mmd-agg", "ctt"))
 FEATURE_MEANS: tuple[Kind, ...] = ("c2st", "c2st-sign", "me", "scf")  # a difference of mean features, permuted
 DEFAULT_COUNT = 999
-AGGREGATED_COUNT = 1999  # the smallest p-values of K kernels tie at 1 / (1 + B), so that a small level needs a larger B
-
-
-def default_count(kind: Kind) -> int:
-    """The relabellings B of a kind where none are given."""
-    return AGGREGATED_COUNT if kind == "mmd-agg" else DEFAULT_COUNT

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gebm_cli.core.sampling.catalogue import CATALOGUE, splitting
-from gebm_cli.core.two_sample.names import KINDS, KernelName
+from gebm_cli.core.two_sample.names import DEFAULT_COUNT, KINDS, KernelName
 from gebm_cli.experiment.schema.common import Count, NonNegative, Positive, Section
 
 SAMPLE_STEPS = 1000  # of a chain in mode: sample, where n_steps is not given
@@ -141,9 +141,7 @@ class TwoSampleTest(Section):
         "c2st, c2st-sign: a classifier. me, scf: learned locations or frequencies. ctt: for very many samples.",
     )
     alpha: Annotated[float, Field(gt=0, lt=1)] = Field(0.05, description="Level of the test.")
-    n_permutations: Count | None = Field(
-        None, description="Relabellings B; p = (1 + count) / (1 + B). null: 999, and 1,999 for mmd-agg."
-    )
+    n_permutations: Count = Field(DEFAULT_COUNT, description="Relabellings B; p = (1 + count) / (1 + B).")
     kernel: KernelName = Field("gaussian", description="The kernel of mmd and mmd-opt.")
     bandwidth: Positive | tuple[Positive, ...] | None = Field(
         None,
