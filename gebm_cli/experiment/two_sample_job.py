@@ -180,7 +180,9 @@ def tested_sizes(job: TwoSampleJob, n: int, m: int) -> tuple[int, int]:
 def group_of(job: TwoSampleJob, n: int, m: int) -> Relabelings:
     """The relabelings that the test of n and m samples will use."""
     n, m = tested_sizes(job, n, m)
-    return Permutations(n, m) if job.kind in (*FEATURE_MEANS, "ctt") else relabelings_of(n, m)
+    if job.kind in (*FEATURE_MEANS, "ctt"):
+        return Permutations(n, m, one_sided=job.kind.startswith("c2st"))
+    return relabelings_of(n, m)
 
 
 def coarse_p(job: TwoSampleJob, n: int, m: int) -> float | None:

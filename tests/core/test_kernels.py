@@ -11,11 +11,18 @@ from scipy.spatial.distance import cdist, pdist
 
 from gebm_cli.core.kernels import (
     EnergyDistance,
+    Exponential,
     Gaussian,
     GaussianMixture,
+    Laplace,
+    MeanKernel,
+    OfDistance,
     Polynomial,
     RationalQuadratic,
+    l1_distances,
+    matrices,
     median_bandwidth,
+    pooled_distances,
     squared_distances,
 )
 from gebm_cli.core.mmd import mmd2_loss
@@ -39,6 +46,22 @@ def _rational(alphas, linear):
     return lambda a, b: sum((1 + math.dist(a, b) ** 2 / (2 * r)) ** -r for r in alphas) + linear * _dot(a, b)
 
 
+def _laplace(a, b):
+    return math.exp(-sum(abs(s - t) for s, t in zip(a, b, strict=True)) / 1.3)
+
+
+def _exponential(a, b):
+    return math.exp(-math.dist(a, b) / 0.8)
+
+
+def _rational_of_width(a, b):
+    return sum((1 + math.dist(a, b) ** 2 / (2 * r * 1.7**2)) ** -r for r in (0.2, 0.5, 1, 2, 5)) + 0.4 * _dot(a, b)
+
+
+def _mean(a, b):
+    return (_gaussian(a, b) + _laplace(a, b) + _distance(a, b)) / 3
+
+
 def _dot(a, b):
     return sum(s * t for s, t in zip(a, b, strict=True))
 
@@ -56,6 +79,10 @@ KERNELS = [
     pytest.param(Gaussian(0.7), _gaussian, id="gaussian"),
     pytest.param(Polynomial(), _polynomial(3), id="cubic"),
     pytest.param(Polynomial(2), _polynomial(2), id="quadratic"),
+    pytest.param(Laplace(1.3), _laplace, id="laplace"),
+    pytest.param(Exponential(0.8), _exponential, id="exponential"),
+    pytest.param(RationalQuadratic(linear=0.4, bandwidth=1.7), _rational_of_width, id="rq-width"),
+    pytest.param(MeanKernel((Gaussian(0.7), Laplace(1.3), EnergyDistance())), _mean, id="mean"),
 ]
 
 
@@ -172,3 +199,87 @@ def test_median_bandwidth_far_from_the_origin():
 def test_median_bandwidth_of_a_constant_sample_is_one():
     """Where every distance is 0 a bandwidth of 1 keeps the kernel defined."""
     assert median_bandwidth(torch.full((10, 3), 0.1)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "kernel", [Gaussian(0.7), Laplace(1.3), EnergyDistance(), MeanKernel((Gaussian(1.0), Laplace(2.0)))]
+)
+def test_gradients_are_those_of_differences(kernel):
+    """The gradient of sum k(x, y) in x is that of central differences, to 1e-6."""
+    x, y, h = _points(4, 3, 16).requires_grad_(), _points(5, 3, 17), 1e-5
+    kernel(x, y).sum().backward()
+    for i in range(4):
+        for j in range(3):
+            step = torch.zeros(4, 3, dtype=torch.float64)
+            step[i, j] = h
+            slope = (kernel(x.detach() + step, y).sum() - kernel(x.detach() - step, y).sum()).item() / (2 * h)
+            assert x.grad[i, j].item() == pytest.approx(slope, abs=1e-6)
+
+
+MANY = [Gaussian(0.5), Laplace(1.0), Gaussian(2.0), EnergyDistance(), Exponential(1.5), Laplace(0.3), Polynomial(3)]
+
+
+def test_matrices_are_those_of_each_kernel():
+    """One after the other, bit for bit, in the order of the kernels."""
+    x, y = _points(6, 3, 18), _points(9, 3, 19)
+    found = list(matrices(MANY, x, y))
+    assert all(torch.equal(matrix, kernel(x, y)) for matrix, kernel in zip(found, MANY, strict=True))
+
+
+def test_matrices_share_distances_and_compute_each_once(monkeypatch):
+    """Kernels of one metric take its distances from one computation."""
+    calls = []
+
+    def counted(name, original):
+        return lambda x, y: (calls.append(name), original(x, y))[1]
+
+    from gebm_cli.core import kernels
+
+    metrics = {"squared": counted("squared", squared_distances), "l1": counted("l1", l1_distances)}
+    monkeypatch.setattr(kernels, "METRICS", metrics)
+    list(matrices([k for k in MANY if isinstance(k, OfDistance)], _points(4, 2, 20), _points(4, 2, 21)))
+    assert sorted(calls) == ["l1", "squared"]
+
+
+def test_matrices_have_memory_of_their_own():
+    """Writing into one matrix, as those who zero its diagonal do, leaves all others, before and after it, as they are."""
+    x = _points(7, 3, 22)
+    expected, kept = [kernel(x, x) for kernel in MANY], []
+    for matrix, right in zip(matrices(MANY, x, x), expected, strict=True):
+        assert torch.equal(matrix, right)
+        matrix.fill_(math.nan)
+        kept.append(matrix)
+    assert len({matrix.data_ptr() for matrix in kept}) == len(MANY)
+
+
+@pytest.mark.parametrize("kernel", [k for k in MANY if isinstance(k, OfDistance)], ids=lambda k: type(k).__name__)
+def test_kernel_of_distances_leaves_them_alone(kernel):
+    """`of` makes a new tensor."""
+    distances = _points(4, 5, 23).abs()
+    copy = distances.clone()
+    kernel.of(distances)
+    assert torch.equal(distances, copy)
+
+
+@pytest.mark.parametrize("n", [2, 7, 30])
+def test_pooled_distances_are_scipys(n):
+    """All distances of distinct pairs, euclidean or of sums of absolute differences, in float64."""
+    x = _points(n, 3, 24).float()
+    for metric, name in (("squared", "euclidean"), ("l1", "cityblock")):
+        found = pooled_distances(x, metric)
+        assert found.dtype == torch.float64
+        np.testing.assert_allclose(np.sort(found.numpy()), np.sort(pdist(x.double(), name)), rtol=1e-9)
+
+
+def test_pooled_distances_of_many_rows_are_of_some():
+    """Above `max_points` every k-th row along a direction is used: the number of pairs is that of ceil(N / k) rows."""
+    for n, most, rows in ((30, 30, 30), (31, 30, 16), (100, 30, 25), (90, 30, 30)):
+        assert len(pooled_distances(_points(n, 2, 25), max_points=most)) == rows * (rows - 1) // 2
+
+
+@pytest.mark.parametrize("metric", ["squared", "l1"])
+def test_pooled_distances_far_from_the_origin(metric):
+    """A shift by a million leaves float64 distances to 1e-8: they are taken about the mean."""
+    x = _points(20, 3, 26)
+    near, far = (pooled_distances(x + shift, metric).sort().values for shift in (0.0, 1e6))
+    torch.testing.assert_close(far, near, rtol=0, atol=1e-8)

@@ -90,9 +90,9 @@ def learn_classifier(
     seed = int(torch.randint(2**31, (1,), generator=generator))
     with seeded_construction(seed, "two-sample classifier"):
         network = _network(x.shape[1], image_shape).to(x.device)
-    fit, check = ([_standardised(part[i], mean, scale, image_shape) for part in parts] for i in (0, 1))
+    fit, check = ([_standardised(part[i], mean, scale, image_shape).float() for part in parts] for i in (0, 1))
     done = _train(network, fit, check, steps, generator)
-    return LearnedClassifier(network.eval().requires_grad_(False), mean, scale, image_shape, feature, done)
+    return LearnedClassifier(network.eval().requires_grad_(False).double(), mean, scale, image_shape, feature, done)
 
 
 def _network(width: int, image_shape: tuple[int, int, int] | None) -> nn.Module:
@@ -135,7 +135,7 @@ def _moments(rows: Tensor, image_shape: tuple[int, int, int] | None) -> tuple[Te
 
 def _standardised(rows: Tensor, mean: Tensor, scale: Tensor, image_shape: tuple[int, int, int] | None) -> Tensor:
     shaped = rows if image_shape is None else rows.reshape(-1, *image_shape)
-    return ((shaped.double() - mean) / scale).float()
+    return (shaped.double() - mean) / scale
 
 
 def _loss(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:

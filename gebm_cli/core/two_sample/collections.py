@@ -90,7 +90,9 @@ def _even(distances: Tensor, n: int) -> list[float]:
 
 def _range(distances: Tensor) -> tuple[float, float]:
     """The 5 % and 95 % quantiles; zeros, of equal points, stand at the median. 0 for a constant sample."""
-    median = distances.median()
+    if not (distances > 0).any():
+        return 0.0, 0.0
+    median = distances[distances > 0].median()
     ordered = torch.where(distances > 0, distances, median).sort().values
     low, high = (ordered[int(q * (len(ordered) - 1))].item() for q in (0.05, 0.95))
     return low, high

@@ -27,9 +27,9 @@ from gebm_cli.core.two_sample.deep_training import train_deep_kernel
 from gebm_cli.core.two_sample.feature_means import MeanDifference
 from gebm_cli.core.two_sample.locations import learn_characteristic, learn_mean_embedding
 from gebm_cli.core.two_sample.names import DEFAULT_COUNT, LEARNED, ONE_KERNEL, KernelName, Kind
-from gebm_cli.core.two_sample.p_values import Relabelled, relabelling_test
+from gebm_cli.core.two_sample.p_values import FIRST, Relabelled, relabelling_test
 from gebm_cli.core.two_sample.relabelled_mmd import RelabelledMmd
-from gebm_cli.core.two_sample.relabelling import Permutations, SignFlips
+from gebm_cli.core.two_sample.relabelling import Permutations, SignFlips, n_batches
 from gebm_cli.core.two_sample.selection import best_kernel, split_rows
 
 Begin = Callable[[str, str, int], Callable[[int], None]]
@@ -107,7 +107,8 @@ def run_test(kind: Kind, x: Tensor, y: Tensor, asked: Asked, streams: Streams) -
     """
     x, y = _prepared(x, y, asked.kernel if kind in ONE_KERNEL else "gaussian")
     if kind in LEARNED:
-        splits = [split_rows(len(side), asked.split, streams("split")) for side in (x, y)]
+        parting = streams("split")
+        splits = [split_rows(len(side), asked.split, parting) for side in (x, y)]
         train = [side[s.train.to(side.device)] for side, s in zip((x, y), splits, strict=True)]
         rows = (splits[0].test, splits[1].test)
     else:  # pairs must not look at the values, and files come in some order
@@ -147,7 +148,8 @@ class _At:
 
     def mmd(self, kernels: list[Kernel], x: Tensor, y: Tensor) -> RelabelledMmd:
         engine = RelabelledMmd(kernels, x, y, isinstance(relabelings_of(len(x), len(y)), SignFlips))
-        calls = 1 if self.asked.stop_early else -(-self.count // min(self.count, engine.max_columns))
+        size = min(self.count, engine.max_columns)
+        calls = n_batches(self.count, size, FIRST if self.asked.stop_early else None)
         tell = self.asked.begin("relabellings", "blocks", engine.n_blocks * calls)
         engine.on_block = lambda: tell(1)
         return engine
@@ -162,7 +164,7 @@ class _At:
 
     def of_features(self, features: Tensor, chosen: dict[str, Any], train: tuple[Tensor, ...], **more: Any) -> Finding:
         statistic = MeanDifference(features, len(self.x), one_sided=self.kind.startswith("c2st"))
-        group = Permutations(len(self.x), len(self.y))
+        group = Permutations(len(self.x), len(self.y))  # signs of pairs would save nothing here
         outcome = relabelling_test(statistic, group, self.count, self.streams("relabelings"), self.asked.stop_at)
         kernel = more.pop("kernel", None) or Gaussian(median_bandwidth(self.pooled))
         return Finding(outcome, kernel, self.x, self.y, self.rows, chosen, _sizes(*train), **more)

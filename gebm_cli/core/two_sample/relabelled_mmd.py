@@ -51,6 +51,8 @@ class RelabelledMmd:
     paired: bool = False
     on_block: Callable[[], None] = lambda: None
     squares: Tensor = field(init=False)
+    _spread: Tensor = field(init=False)
+    _centres: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         n, m = len(self.x), len(self.y)
@@ -60,14 +62,15 @@ class RelabelledMmd:
             )
         if self.paired and n != m:
             raise ValueError(f"sign flips need as many x as y, got {n} and {m}")
-        self.squares = torch.zeros(len(self.kernels), dtype=torch.float64)
+        self.squares = self._spread = torch.zeros(len(self.kernels), dtype=torch.float64)
 
     @property
     def rounding(self) -> float:
         """Of the statistics: that of an entry of the kernel, averaged over a row."""
         pooled = len(self.x) + len(self.y)
-        typical = (self.squares.max().item() / (pooled * (pooled - 1))) ** 0.5
-        return 8 * torch.finfo(self.x.dtype).eps * typical / pooled**0.5
+        entry = (self.squares.max().item() / (pooled * (pooled - 1))) ** 0.5
+        spread = (self._spread.max().item() / (pooled * (pooled - 1))) ** 0.5
+        return torch.finfo(self.x.dtype).eps * (8 * spread + 8 * entry / pooled**0.5)
 
     @property
     def max_columns(self) -> int:
@@ -87,17 +90,17 @@ class RelabelledMmd:
         ones = labels.new_ones(len(labels), 1)
         columns = torch.cat([labels, ones], 1).to(self.x)
         shape = (len(self.kernels), columns.shape[1])
-        inner, along, squares = (
-            torch.zeros(size, dtype=torch.float64, device=self.x.device) for size in (shape, shape, shape[:1])
-        )
+        sizes = (shape, shape, shape[:1], shape[:1])
+        inner, along, squares, spread = (torch.zeros(s, dtype=torch.float64, device=self.x.device) for s in sizes)
+        self._centres = []
         cuts = self._cuts()
         for i, rows in enumerate(cuts):
-            products = self._products(cuts[i:], columns, squares)
+            products = self._products(cuts[i:], columns, squares, spread)
             for k, product in enumerate(products):
                 inner[k] += _column_sums(columns[rows] * product)
                 if not self.paired:
-                    along[k] += 0.5 * (_column_sums(product) + columns[rows].T @ product[:, -1]).double()
-        self.squares = squares.cpu()
+                    along[k] += 0.5 * (_column_sums(product) + _column_sums(columns[rows] * product[:, -1:]))
+        self.squares, self._spread = squares.cpu(), spread.cpu()
         return self._statistics(inner, along)[:, :-1].cpu()
 
     def _statistics(self, inner: Tensor, along: Tensor) -> Tensor:
@@ -108,7 +111,7 @@ class RelabelledMmd:
         between = along - inner
         return inner / (n * (n - 1)) + (total - 2 * along + inner) / (m * (m - 1)) - 2 * between / (n * m)
 
-    def _products(self, cuts: list[slice], columns: Tensor, squares: Tensor) -> Tensor:
+    def _products(self, cuts: list[slice], columns: Tensor, squares: Tensor, spread: Tensor) -> Tensor:
         """P of the first block of rows for each kernel, (K, block, b)."""
         rows = cuts[0]
         result = columns.new_zeros(len(self.kernels), rows.stop - rows.start, columns.shape[1])
@@ -121,8 +124,13 @@ class RelabelledMmd:
                 squares[k] += weight * _square_sum(matrix)
                 if self.paired:
                     matrix = _of_pairs(matrix)
-                    if diagonal:
-                        matrix.diagonal().zero_()
+                else:  # a constant cancels in MMD^2_u, and without it little is left to round
+                    if len(self._centres) == k:
+                        self._centres.append(matrix[0, 1:].median())
+                    matrix.sub_(self._centres[k])
+                if diagonal:
+                    matrix.diagonal().zero_()
+                spread[k] += weight * _square_sum(matrix)
                 result[k].addmm_(matrix, columns[others], alpha=weight)
             self.on_block()
         return result

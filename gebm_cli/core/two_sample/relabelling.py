@@ -37,6 +37,7 @@ class Permutations:
 
     n: int
     m: int
+    one_sided: bool = False  # the statistic tells x from y, so that with equal sizes the two may not change places
 
     @property
     def rows(self) -> int:
@@ -44,9 +45,8 @@ class Permutations:
 
     @property
     def n_distinct(self) -> float:
-        # With equal sizes x and y may change places, and no symmetric statistic sees it.
         log = math.lgamma(self.rows + 1) - math.lgamma(self.n + 1) - math.lgamma(self.m + 1)
-        return math.inf if log > 600 else round(math.exp(log)) / (2 if self.n == self.m else 1)
+        return math.inf if log > 600 else round(math.exp(log)) / (2 if self.n == self.m and not self.one_sided else 1)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         labels = torch.zeros(1 + count, self.rows)
@@ -91,3 +91,12 @@ def batches(
         yield relabelings.draw(size, generator)
         count -= size
         size = most if first is None else min(most, 2 * size)
+
+
+def n_batches(count: int, most: int, first: int | None = None) -> int:
+    """How many batches `batches` makes, where memory does not limit them further."""
+    size, made = most if first is None else min(first, most), 0
+    while count > 0:
+        count, made = count - size, made + 1
+        size = most if first is None else min(most, 2 * size)
+    return made
