@@ -111,10 +111,10 @@ class EnergyDistance:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         # sqrt has no gradient at 0, which is where the diagonal lies up to rounding: there the root is taken as 0.
-        squared = squared_distances(x, y)
-        positive = squared > torch.finfo(squared.dtype).eps
+        squared, norms = squared_distances(x, y), (x.norm(dim=1)[:, None], y.norm(dim=1)[None, :])
+        positive = squared > torch.finfo(squared.dtype).eps * (norms[0].detach().square() + norms[1].detach().square())
         root = torch.where(positive, squared.where(positive, 1.0).sqrt(), 0.0)
-        return 0.5 * (x.norm(dim=1)[:, None] + y.norm(dim=1)[None, :] - root)
+        return 0.5 * (norms[0] + norms[1] - root)
 
 
 def _plus_linear(kernel: Tensor, weight: float, x: Tensor, y: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 
 from gebm_cli.core.evaluation.features import Features
+from gebm_cli.core.progress import Begin as Begin
+from gebm_cli.core.progress import Steps
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.distributed import World
 from gebm_cli.experiment.extraction import from_file
@@ -19,8 +21,6 @@ from gebm_cli.experiment.metrics import Asked
 from gebm_cli.experiment.run import Run, newest_run
 from gebm_cli.experiment.scored_inputs import Reading, holds_images, read_scored
 from gebm_cli.experiment.scoring import choose_features
-
-Begin = Callable[[str, str, int], Callable[[int], None]]
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,8 @@ def _no_reference(name: str) -> UsageError:
 
 
 def counted(begin: Begin, what: str) -> Callable[[int, int], None]:
-    """A report of (done, total) as increments of a phase that begins with the first."""
-    state: dict[str, Any] = {"done": 0, "tell": None}
-
-    def report(done: int, total: int) -> None:
-        if state["tell"] is None or done <= state["done"]:
-            state.update(done=0, tell=begin(what, "images", total))
-        state["tell"](done - state["done"])
-        state["done"] = done
-
-    return report
+    """A report of (done, total) images as increments of a phase that begins with the first."""
+    return Steps(begin, what, "images")
 
 
 def network_of(job: Job, sides: list[Input | Known], begin: Begin) -> Features | None:

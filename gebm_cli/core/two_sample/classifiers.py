@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gebm_cli.core.device import seeded_construction
+from gebm_cli.core.two_sample.deep_kernel import convolutional
 
 Feature = Literal["sign", "logit"]
 
@@ -42,26 +44,30 @@ class LearnedClassifier:
     steps: int
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Rows (n, d) -> (n, 1) float64: 1[logit > 0] for `sign` (Lopez-Paz & Oquab 2017, section 3), or the logit itself.
+        """Rows (n, d) -> (n, 1) float64."""
+        return self.feature_of(self.logits(rows))
+
+    def feature_of(self, logits: Tensor) -> Tensor:
+        """Logits (n,) -> (n, 1): 1[logit > 0] for `sign` (Lopez-Paz & Oquab 2017, section 3), or the logit itself.
 
         The logit keeps how sure the classifier is, and with it power (Cheng & Cloninger 2022).
         """
-        logit = self.logits(rows)[:, None]
-        return (logit > 0).double() if self.feature == "sign" else logit
+        return (logits[:, None] > 0).double() if self.feature == "sign" else logits[:, None]
 
     @torch.no_grad()
     def logits(self, rows: Tensor) -> Tensor:
-        """Rows (n, d) -> (n,) float64."""
+        """Rows (n, d) -> (n,), all of it in float64, so that equal rows tie."""
         parts = [
             self.network(_standardised(part, self.mean, self.scale, self.image_shape)) for part in rows.split(CHUNK)
         ]
-        return torch.cat(parts)[:, 0].double()
+        return torch.cat(parts)[:, 0]
 
-    def accuracy(self, x: Tensor, y: Tensor) -> HeldOutAccuracy:
-        """(a_x + a_y) / 2 on held-out x (n, d) and y (m, d), its error sqrt(a_x (1 - a_x) / n + a_y (1 - a_y) / m) / 2."""
-        shares = [(self.logits(x) > 0).double().mean().item(), (self.logits(y) <= 0).double().mean().item()]
-        variance = sum(a * (1 - a) / len(rows) for a, rows in zip(shares, (x, y), strict=True))
-        return HeldOutAccuracy(sum(shares) / 2, variance**0.5 / 2)
+
+def accuracy_of(at_x: Tensor, at_y: Tensor) -> HeldOutAccuracy:
+    """(a_x + a_y) / 2 from the logits of held-out x (n,) and y (m,), its error sqrt(a_x (1 - a_x) / n + a_y (1 - a_y) / m) / 2."""
+    shares = [(at_x > 0).double().mean().item(), (at_y <= 0).double().mean().item()]
+    variance = sum(a * (1 - a) / len(logits) for a, logits in zip(shares, (at_x, at_y), strict=True))
+    return HeldOutAccuracy(sum(shares) / 2, variance**0.5 / 2)
 
 
 def learn_classifier(
@@ -71,6 +77,7 @@ def learn_classifier(
     feature: Feature = "logit",
     image_shape: tuple[int, int, int] | None = None,
     steps: int = STEPS,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> LearnedClassifier:
     """A classifier of training rows x (n, d) against y (m, d): a perceptron, or with `image_shape` (c, h, w) a convolutional one.
 
@@ -90,8 +97,8 @@ def learn_classifier(
     seed = int(torch.randint(2**31, (1,), generator=generator))
     with seeded_construction(seed, "two-sample classifier"):
         network = _network(x.shape[1], image_shape).to(x.device)
-    fit, check = ([_standardised(part[i], mean, scale, image_shape).float() for part in parts] for i in (0, 1))
-    done = _train(network, fit, check, steps, generator)
+    fit, check = ([_float(part[i], mean, scale, image_shape) for part in parts] for i in (0, 1))
+    done = _train(network, fit, check, steps, generator, on_step)
     return LearnedClassifier(network.eval().requires_grad_(False).double(), mean, scale, image_shape, feature, done)
 
 
@@ -101,19 +108,8 @@ def _network(width: int, image_shape: tuple[int, int, int] | None) -> nn.Module:
         return nn.Sequential(
             nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1)
         )
-    return nn.Sequential(
-        nn.Conv2d(image_shape[0], 32, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(4),
-        nn.Flatten(),
-        nn.Linear(64 * 16, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, 1),
-    )
+    body = convolutional(image_shape)
+    return nn.Sequential(body, nn.ReLU(), nn.Linear(body[-1].out_features, 1))
 
 
 def _split(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -127,15 +123,22 @@ def _moments(rows: Tensor, image_shape: tuple[int, int, int] | None) -> tuple[Te
     """Mean and standard deviation (1 where constant) of each column, (d,), or of each channel of images, (c, 1, 1)."""
     if image_shape is not None:
         rows = rows.reshape(-1, image_shape[0], image_shape[1] * image_shape[2]).movedim(1, 2).flatten(0, 1)
-    mean, spread = rows.double().mean(0), rows.double().std(0, correction=0)
-    constant = spread <= 1e-12 * rows.double().abs().amax(0)
+    mean = rows.mean(0, dtype=torch.float64)
+    centred = rows - mean.to(rows.dtype)
+    spread = centred.square().mean(0, dtype=torch.float64).sqrt()
+    constant = spread <= 2 * torch.finfo(rows.dtype).eps * mean.abs()
     shape = (-1,) if image_shape is None else (-1, 1, 1)
     return mean.reshape(shape), torch.where(constant, 1.0, spread).reshape(shape)
 
 
 def _standardised(rows: Tensor, mean: Tensor, scale: Tensor, image_shape: tuple[int, int, int] | None) -> Tensor:
     shaped = rows if image_shape is None else rows.reshape(-1, *image_shape)
-    return (shaped.double() - mean) / scale
+    return ((shaped.double() - mean) / scale).flatten(1)
+
+
+def _float(rows: Tensor, mean: Tensor, scale: Tensor, image_shape: tuple[int, int, int] | None) -> Tensor:
+    """All rows standardised, in float32, without a float64 copy of the whole."""
+    return torch.cat([_standardised(part, mean, scale, image_shape).float() for part in rows.split(CHUNK)])
 
 
 def _loss(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -144,7 +147,14 @@ def _loss(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return 0.5 * (nn.functional.softplus(-logit[: len(x)]).mean() + nn.functional.softplus(logit[len(x) :]).mean())
 
 
-def _train(network: nn.Module, fit: list[Tensor], check: list[Tensor], steps: int, generator: torch.Generator) -> int:
+def _train(
+    network: nn.Module,
+    fit: list[Tensor],
+    check: list[Tensor],
+    steps: int,
+    generator: torch.Generator,
+    on_step: Callable[[int, int], None],
+) -> int:
     """AdamW with as many rows of x as of y in a batch; leaves the best weights in `network`, returns the steps made."""
     optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
     best, kept, since = float("inf"), network.state_dict(), 0
@@ -154,6 +164,7 @@ def _train(network: nn.Module, fit: list[Tensor], check: list[Tensor], steps: in
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
+        on_step(step, steps)
         if step % every and step < steps:
             continue
         now = _validation(network, check)

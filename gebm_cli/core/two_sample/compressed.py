@@ -20,6 +20,7 @@ from gebm_cli.core.two_sample.relabelling import Permutations
 BINS = 32  # at least so many of both samples together, as in the paper (s = 16)
 OVERSAMPLING = 2  # the paper's g: a bin of r rows is compressed to 2^g sqrt(r)
 MIN_SIDE = 4  # bins of the smaller sample
+MOST_BINS = 1024  # of either: where sizes are very unequal, more of the larger one would add nothing but time
 DELTA = 0.5  # failure probability of kernel thinning, the default of `goodpoints`
 
 
@@ -96,7 +97,7 @@ def plan(n: int, m: int, oversampling: int = OVERSAMPLING, n_bins: int = BINS) -
     while (2 * root) ** 2 <= limit:
         root *= 2
     size = root**2
-    return Bins(n // size, m // size, size, min(size, 2**oversampling * root))
+    return Bins(min(n // size, MOST_BINS), min(m // size, MOST_BINS), size, min(size, 2**oversampling * root))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ A kind that learns does so on a random part of each side and tests on the rest: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gebm_cli.core.kernels import Gaussian, Kernel, median_bandwidth
+from gebm_cli.core.progress import Begin, Steps, silent
 from gebm_cli.core.two_sample.aggregation import Fuse, One, aggregated, relabelings_of, relabelled_each
-from gebm_cli.core.two_sample.classifiers import learn_classifier
+from gebm_cli.core.two_sample.classifiers import accuracy_of, learn_classifier
 from gebm_cli.core.two_sample.collections import (
     agg_collection,
     described,
@@ -30,18 +31,12 @@ from gebm_cli.core.two_sample.names import DEFAULT_COUNT, LEARNED, ONE_KERNEL, K
 from gebm_cli.core.two_sample.p_values import FIRST, Relabelled, relabelling_test
 from gebm_cli.core.two_sample.relabelled_mmd import RelabelledMmd
 from gebm_cli.core.two_sample.relabelling import Permutations, SignFlips, n_batches
-from gebm_cli.core.two_sample.selection import best_kernel, split_rows
+from gebm_cli.core.two_sample.selection import MOST_ROWS, best_kernel, split_rows
 
-Begin = Callable[[str, str, int], Callable[[int], None]]
 Streams = Callable[[str], torch.Generator]
 
 N_LOCATIONS = 10
 LARGE = 2000  # pooled rows up to which all is float64: then ties are exact, and it costs nothing
-
-
-def silent(what: str, unit: str, total: int) -> Callable[[int], None]:
-    """No report of progress."""
-    return lambda done: None
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ def run_test(kind: Kind, x: Tensor, y: Tensor, asked: Asked, streams: Streams) -
         ValueError: too few rows for the kind, or features that it cannot use.
         ImportError: `ctt` without its library.
     """
-    x, y = _prepared(x, y, asked.kernel if kind in ONE_KERNEL else "gaussian")
+    x, y = prepared((x, y), asked.kernel if kind in ONE_KERNEL else "gaussian")
     if kind in LEARNED:
         parting = streams("split")
         splits = [split_rows(len(side), asked.split, parting) for side in (x, y)]
@@ -118,13 +113,14 @@ def run_test(kind: Kind, x: Tensor, y: Tensor, asked: Asked, streams: Streams) -
     return _TESTS[kind](at, *train)
 
 
-def _prepared(x: Tensor, y: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
+def prepared(sides: Sequence[Tensor], kernel: str = "gaussian") -> list[Tensor]:
     """Float64 where there are few rows; about the pooled mean, where the digits are, unless the kernel is about the origin."""
-    dtype = torch.float64 if len(x) + len(y) <= LARGE else torch.float32
+    n = sum(map(len, sides))
+    dtype = torch.float64 if n <= LARGE else torch.float32
     if kernel == "polynomial":
-        return x.to(dtype), y.to(dtype)
-    centre = (x.sum(0, dtype=torch.float64) + y.sum(0, dtype=torch.float64)) / (len(x) + len(y))
-    return (x - centre).to(dtype), (y - centre).to(dtype)
+        return [side.to(dtype) for side in sides]
+    centre = torch.stack([side.sum(0, dtype=torch.float64) for side in sides]).sum(0) / n
+    return [torch.cat([(part - centre).to(dtype) for part in side.split(LARGE)]) for side in sides]
 
 
 @dataclass(frozen=True)
@@ -215,7 +211,7 @@ def _compressed(at: _At) -> Finding:
 
 
 def _optimised(at: _At, x: Tensor, y: Tensor) -> Finding:
-    kernels = grid(at.asked.kernel, torch.cat([x, y]))
+    kernels = grid(at.asked.kernel, torch.cat([x[:MOST_ROWS], y[:MOST_ROWS]]))
     tell = at.asked.begin("choosing the kernel", "kernels", len(kernels))
     kernel = best_kernel(x, y, kernels, tell)
     return at.of_one(kernel, at.x, at.y, described(kernel) | {"of": len(kernels)}, _sizes(x, y))
@@ -234,17 +230,16 @@ def _deep(at: _At, x: Tensor, y: Tensor) -> Finding:
 
 
 def _classifier(at: _At, x: Tensor, y: Tensor) -> Finding:
-    at.asked.begin("learning the classifier", "steps", 1)
+    tell = Steps(at.asked.begin, "learning the classifier", "steps")
     feature: Literal["sign", "logit"] = "sign" if at.kind == "c2st-sign" else "logit"
-    learned = learn_classifier(x, y, at.streams("training"), feature, at.asked.image_shape)
-    accuracy = learned.accuracy(at.x, at.y)
-    chosen = {"accuracy": accuracy.value, "accuracy_standard_error": accuracy.standard_error, "steps": learned.steps}
+    learned = learn_classifier(x, y, at.streams("training"), feature, at.asked.image_shape, on_step=tell)
     scores = learned.logits(at.x), learned.logits(at.y)
-    return at.of_features(learned(at.pooled), chosen, (x, y), scores=scores)
+    accuracy = accuracy_of(*scores)
+    chosen = {"accuracy": accuracy.value, "accuracy_standard_error": accuracy.standard_error, "steps": learned.steps}
+    return at.of_features(learned.feature_of(torch.cat(scores)), chosen, (x, y), scores=scores)
 
 
 def _mean_embedding(at: _At, x: Tensor, y: Tensor) -> Finding:
-    at.asked.begin("learning the locations", "steps", 1)
     learned = learn_mean_embedding(x, y, at.asked.n_locations, at.streams("training"))
     kernel = Gaussian(learned.bandwidth)
     chosen = described(kernel) | {"n_locations": at.asked.n_locations}
@@ -252,25 +247,9 @@ def _mean_embedding(at: _At, x: Tensor, y: Tensor) -> Finding:
 
 
 def _characteristic(at: _At, x: Tensor, y: Tensor) -> Finding:
-    at.asked.begin("learning the frequencies", "steps", 1)
     learned = learn_characteristic(x, y, at.asked.n_locations, at.streams("training"))
     chosen = {"smoothing_bandwidth": learned.bandwidth, "n_frequencies": at.asked.n_locations}
     return at.of_features(learned(at.pooled), chosen, (x, y))
-
-
-class Steps:
-    """A report of (done, total) as increments of a phase that begins with the first."""
-
-    def __init__(self, begin: Begin, what: str, unit: str) -> None:
-        self._begin, self._what, self._unit = begin, what, unit
-        self._tell: Callable[[int], None] | None = None
-        self._done = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._tell is None or done <= self._done:
-            self._done, self._tell = 0, self._begin(self._what, self._unit, total)
-        self._tell(done - self._done)
-        self._done = done
 
 
 _TESTS: dict[Kind, Callable[..., Finding]] = {

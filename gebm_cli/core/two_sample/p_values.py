@@ -42,12 +42,14 @@ class Relabelled:
         statistic: the observed value.
         null: the values under the relabelings that were made, float64 on the CPU.
         p_value: (1 + #{null >= statistic}) / (1 + B), ties counted.
+        rounding: how far values that are equal in exact arithmetic may lie apart.
         stopped_early: whether the decision was certain before all relabelings were made; `p_value` is then the estimate so far.
     """
 
     statistic: float
     null: Tensor
     p_value: float
+    rounding: float = 0.0
     stopped_early: bool = False
 
     @property
@@ -84,7 +86,8 @@ def relabelling_test(
         if stop_at is not None and done < count and is_certain(exceeding, done, stop_at):
             break
     null = torch.cat(parts)
-    return Relabelled(observed, null, (1 + exceeding) / (1 + len(null)), len(null) < count)
+    p = (1 + exceeding) / (1 + len(null))
+    return Relabelled(observed, null, p, statistic.rounding, len(null) < count)
 
 
 def count_reaching(null: Tensor, observed: float, rounding: float) -> int:

@@ -80,7 +80,14 @@ class _Law:
 
 
 def power_curve(
-    x: Tensor, y: Tensor, kernel: Kernel, null: Tensor, alpha: float, sizes: Sequence[int], target: float = 0.8
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    null: Tensor,
+    alpha: float,
+    sizes: Sequence[int],
+    target: float = 0.8,
+    null_sizes: tuple[int, int] | None = None,
 ) -> PowerCurve:
     """Predict the power of future tests from a pilot x (n, d), y (m, d) and its relabelled MMD^2_u `null` (B,), same kernel.
 
@@ -89,6 +96,7 @@ def power_curve(
     pilot's threshold. The pilot's sizes may differ; a future test's are equal. The band puts M +- 1.28 standard errors into the
     formula, with L in proportion to M, as it is when a difference grows without changing its kind; power is monotone in M.
     Over pilots it holds the power of real tests a little more often than the 80 % it is made for, less where that is near alpha.
+    `null_sizes` are the sizes that the null belongs to, where x and y are only a part of that pilot.
     The kernel must not have been chosen by the pilot's labels, or M is too large and so is every prediction.
     Deviation: Sutherland et al. (2017, section 2) leave out Q and the noise term; a curve without them is too flat.
 
@@ -101,7 +109,7 @@ def power_curve(
         )
     if not alpha < target < 1:
         raise ValueError(f"`target` must lie between alpha = {alpha} and 1, got {target}")
-    low, middle, high = _laws(x, y, kernel, null, alpha)
+    low, middle, high = _laws(x, y, kernel, null, alpha, null_sizes or (len(x), len(y)))
     power, *band = (torch.tensor([law.power(n) for n in sizes], dtype=torch.float64) for law in (middle, low, high))
     needed, *between = (law.needed(target) for law in (middle, high, low))
     return PowerCurve(tuple(sizes), power, band[0], band[1], alpha, target, needed, between[0], between[1])
@@ -119,10 +127,12 @@ def threshold(null: Tensor, alpha: float) -> float:
     return null.topk(rank).values[-1].item()
 
 
-def _laws(x: Tensor, y: Tensor, kernel: Kernel, null: Tensor, alpha: float) -> tuple[_Law, _Law, _Law]:
+def _laws(
+    x: Tensor, y: Tensor, kernel: Kernel, null: Tensor, alpha: float, null_sizes: tuple[int, int]
+) -> tuple[_Law, _Law, _Law]:
     """The law at the lower end of M's band, at M, and at the upper end."""
     values = null.double()
-    u, variance = 1 / len(x) + 1 / len(y), values.var(correction=0).item()
+    u, variance = sum(1 / n for n in null_sizes), values.var(correction=0).item()
     effect, first_order, error = _effect(x, y, kernel)
     error = max(error, math.sqrt(variance))  # there is no smaller one
     linear, quadratic = max(first_order - 4 * variance / u, 0.0), 4 * variance / u**2

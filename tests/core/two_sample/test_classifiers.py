@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom
 
 from gebm_cli.core.two_sample import classifiers
-from gebm_cli.core.two_sample.classifiers import learn_classifier
+from gebm_cli.core.two_sample.classifiers import accuracy_of, learn_classifier
 from gebm_cli.core.two_sample.feature_means import MeanDifference
 from gebm_cli.core.two_sample.p_values import relabelling_test
 from gebm_cli.core.two_sample.relabelling import Permutations
@@ -72,7 +72,7 @@ def test_accuracy_is_the_mean_of_both_sides(generator):
     learned = learn_classifier(_normal(50, generator, 0.7), _normal(80, generator), generator, steps=60)
     x, y = _normal(40, generator, 0.7), _normal(90, generator)
     a, b = np.mean(learned.logits(x).numpy() > 0), np.mean(learned.logits(y).numpy() <= 0)
-    accuracy = learned.accuracy(x, y)
+    accuracy = accuracy_of(learned.logits(x), learned.logits(y))
     assert accuracy.value == pytest.approx((a + b) / 2)
     assert accuracy.standard_error == pytest.approx(0.5 * np.sqrt(a * (1 - a) / 40 + b * (1 - b) / 90))
     assert accuracy.value > 0.55
@@ -85,7 +85,7 @@ def test_constant_data_give_p_one(feature, image_shape):
     x, y = torch.full((12, 16), 0.1), torch.full((9, 16), 0.1)
     learned = learn_classifier(x, y, _seeded(1), feature, image_shape, steps=10)
     assert _p(learned, x, y, _seeded(2)) == 1.0
-    assert learned.accuracy(x, y).value == 0.5
+    assert accuracy_of(learned.logits(x), learned.logits(y)).value == 0.5
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -138,7 +138,7 @@ def test_images_are_seen_as_images():
         return images.reshape(n, 64)
 
     learned = learn_classifier(draw(80, True), draw(60, False), generator, "sign", (1, 8, 8), steps=40)
-    assert learned.accuracy(draw(40, True), draw(50, False)).value > 0.8
+    assert accuracy_of(learned.logits(draw(40, True)), learned.logits(draw(50, False))).value > 0.8
 
 
 def test_training_stops_early(monkeypatch, generator):
