@@ -31,7 +31,7 @@ def _sentence(found: dict[str, Any]) -> str:
     word = "differ" if found["reject"] else "are not shown to differ"
     return (
         f"{found['x']} and {found['y']} {word} at level {found['alpha']:g}: p = {_p(found)}\n"
-        f"{_effect(found['effect'])}\n{_how(found)}"
+        f"{_accuracy(found)}{_effect(found['effect'])}\n{_how(found)}"
     )
 
 
@@ -39,20 +39,26 @@ def _p(found: dict[str, Any]) -> str:
     """The p-value with its Monte-Carlo error; or that it is the smallest there is."""
     p, error = found["p_value"], found["p_value_standard_error"]
     if round(p * (found["n_permutations"] + 1)) == 1:
-        return f"{p:.2g}, the smallest that {found['n_permutations']} permutations can give"
-    return f"{p:.3g} +- {error:.1g}"
+        return f"{p:.2g}, the smallest that {found['n_permutations']} relabellings can give"
+    return f"{p:.3g} +- {error:.1g}" if error > 0 else f"{p:.3g}"
 
 
 def _effect(effect: dict[str, Any]) -> str:
-    caution = (
-        " (a little large: the kernel was chosen on these samples)"
-        if "kernel_chosen_on_these_samples" in effect
-        else ""
-    )
+    caution = "; a little large, as the kernel was chosen on these samples" if _is_optimistic(effect) else ""
     return (
-        f"effect size MMD = {effect['mmd']:.3g}, {effect['level']:.0%} interval "
-        f"[{effect['low']:.3g}, {effect['high']:.3g}]{caution}"
+        f"effect size MMD = {effect['mmd']:.3g}, {effect['level']:.0%} interval [{effect['low']:.3g}, {effect['high']:.3g}] "
+        f"({_kernel(effect)}{caution})"
     )
+
+
+def _is_optimistic(effect: dict[str, Any]) -> bool:
+    return "kernel_chosen_on_these_samples" in effect and effect["mmd"] > 0
+
+
+def _accuracy(found: dict[str, Any]) -> str:
+    if "accuracy" not in found:
+        return ""
+    return f"held-out accuracy {found['accuracy']:.3f} +- {found['accuracy_standard_error']:.1g} (0.5: no difference)\n"
 
 
 def _how(found: dict[str, Any]) -> str:
@@ -60,20 +66,17 @@ def _how(found: dict[str, Any]) -> str:
     parts = [f"{found['test']} on {n} and {m} samples"]
     if found["n_trained_on"]:
         parts.append(f"learned on {found['n_trained_on'][0]} and {found['n_trained_on'][1]} others")
-    if "accuracy" in found:
-        parts.append(f"accuracy {found['accuracy']:.3f} +- {found['accuracy_standard_error']:.1g}")
-    if "kernel" in found:
-        parts.append(_kernel(found))
+    if "n_kernels" in found:
+        parts.append(f"the most telling of {found['n_kernels']} kernels")
     parts.append(f"{found['features']} features")
     stopped = " (stopped early: the decision is certain, p is an estimate)" if found["stopped_early"] else ""
-    return ", ".join(parts) + f", {found['n_permutations']} permutations{stopped}"
+    return ", ".join(parts) + f", {found['n_permutations']} relabellings{stopped}"
 
 
 def _kernel(found: dict[str, Any]) -> str:
     width = found.get("bandwidth", [])
     widths = ", ".join(f"{w:.3g}" for w in (width if isinstance(width, list) else [width]))
-    of = f", the most telling of {found['n_kernels']}" if "n_kernels" in found else ""
-    return f"{found['kernel']} kernel{f' of bandwidth {widths}' if widths else ''}{of}"
+    return f"{found['kernel']} kernel{f' of bandwidth {widths}' if widths else ''}"
 
 
 def _table(records: list[dict[str, Any]]) -> str:
@@ -95,8 +98,8 @@ def _table(records: list[dict[str, Any]]) -> str:
         )
     first = records[0]
     return (
-        f"{drawn(table)}\n{first['test']}, {first['features']} features; Holm's correction keeps the chance of any false "
-        f"difference among the {len(records)} pairs below {first['alpha']:g}"
+        f"{drawn(table)}\n{first['test']}, {first['features']} features; MMD by one {_kernel(first['effect'])} for all pairs; "
+        f"Holm's correction keeps the chance of any false difference among the {len(records)} pairs below {first['alpha']:g}"
     )
 
 
@@ -133,14 +136,14 @@ def _needed(power: dict[str, Any]) -> str:
         return "the pilot shows no difference, so no size can be promised"
     high = "no limit" if power["needed_high"] is None else f"{power['needed_high']:,}"
     return (
-        f"about {power['needed']:,} samples a side for {power['target']:.0%} power (10-90 % band of such pilots: "
-        f"{power['needed_low']:,} to {high}: it is wide)"
+        f"about {power['needed']:,} samples a side in all for {power['target']:.0%} power; of 100 such pilots 80 would say between "
+        f"{power['needed_low']:,} and {high}, which is wide"
     )
 
 
 def _curve(power: dict[str, Any]) -> Table:
-    table = table_of("tested a side", "power", "10-90 % band")
-    rows = list(zip(*(power[key] for key in ("tested_sizes", "power", "power_low", "power_high")), strict=True))
+    table = table_of("samples a side", "power", "10-90 % band")
+    rows = list(zip(*(power[key] for key in ("sizes", "power", "power_low", "power_high")), strict=True))
     for n, value, low, high in rows[:: max(1, len(rows) // 8)]:
         table.add_row(f"{n:,}", f"{value:.2f}", f"[{low:.2f}, {high:.2f}]")
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -72,6 +73,12 @@ class Side:
         """Whether more than one sample was seen and all have the same features."""
         known = self.features
         return known is not None and len(known) > 1 and bool((known == known[:1]).all())
+
+    @cached_property
+    def row_counts(self) -> Counter[bytes]:
+        """How often each row of features occurs, by its digest."""
+        rows = np.ascontiguousarray(self.require_features("a test").cpu().numpy())
+        return Counter(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
 
     @property
     def dimension(self) -> int:

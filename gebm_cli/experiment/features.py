@@ -132,8 +132,8 @@ def _classifier(dataset: Dataset | None, device: torch.device, on_step: Callable
     labels = None if dataset is None else dataset.train_labels
     if dataset is None or not dataset.is_images or labels is None:
         raise UsageError(
-            "--features classifier: learns from labelled images, and the reference has none; use --features pixels or "
-            "inception, or name a labelled data set as the reference"
+            "--features classifier: learns from labelled images, and no set given has labels; use --features pixels or "
+            "inception, or name a labelled data set"
         )
     if isinstance(dataset.train, LazyImages) or isinstance(dataset.held_out, LazyImages):
         raise UsageError(

@@ -70,7 +70,7 @@ def require_alike(job: Job, sides: list[Input | Known]) -> None:
     if job.per_class:
         _require_classes(sides)
     if job.features in ONE_SIZE:
-        _require_one_size(job.features, inputs)
+        require_one_size(job.features, inputs)
 
 
 def _require_classes(sides: list[Input | Known]) -> None:
@@ -93,7 +93,8 @@ def _require_classes(sides: list[Input | Known]) -> None:
             )
 
 
-def _require_one_size(features: str, inputs: list[Input]) -> None:
+def require_one_size(features: str, inputs: list[Input]) -> None:
+    """Refuse images of several sizes or colours, or points of several lengths, where the features need one."""
     met: dict[tuple[int, ...], Input] = {}
     for side in inputs:
         shapes = side.data.shapes if isinstance(side.data, ImageSet) else [side.item_shape]
@@ -123,7 +124,7 @@ def require_comparable(job: Job, features: Features | None, sides: list[Input | 
         name = "features from a file" if features is None else f"{features.name} features"
         raise UsageError(f"--metrics is: needs class probabilities, and {name} have none; use inception or classifier")
     if features is not None and not features.any_size:
-        _require_one_size(features.name, [side for side in sides if isinstance(side, Input)])
+        require_one_size(features.name, [side for side in sides if isinstance(side, Input)])
 
 
 def require_enough(job: Job, features: Features | None, sides: list[Input | Known]) -> None:

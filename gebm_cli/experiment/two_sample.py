@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gebm_cli.core.device import make_generator
 from gebm_cli.core.evaluation.feature_mmd import feature_mmd
 from gebm_cli.core.evaluation.features import Features
-from gebm_cli.core.kernels import median_bandwidth
+from gebm_cli.core.kernels import Gaussian, Kernel, median_bandwidth
 from gebm_cli.core.mmd import Estimate, relative_mmd2
 from gebm_cli.core.two_sample.collections import described, kernel_of
-from gebm_cli.core.two_sample.kinds import Finding, Streams, run_test
+from gebm_cli.core.two_sample.kinds import Finding, Streams, prepared, run_test
 from gebm_cli.core.two_sample.multiple import holm
-from gebm_cli.core.two_sample.names import LEARNED
+from gebm_cli.core.two_sample.names import LEARNED, NO_BANDWIDTH
 from gebm_cli.core.two_sample.sample_size import PowerCurve, power_curve
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.extraction import Side, extract, from_file
@@ -28,7 +29,7 @@ from gebm_cli.experiment.files import write_yaml
 from gebm_cli.experiment.inputs import Input
 from gebm_cli.experiment.known import Known
 from gebm_cli.experiment.run import Run
-from gebm_cli.experiment.score_checks import require_alike, require_comparable, require_enough
+from gebm_cli.experiment.score_checks import require_alike, require_comparable, require_enough, require_one_size
 from gebm_cli.experiment.score_checks import require_flags as require_score_flags
 from gebm_cli.experiment.score_job import Begin, network_of, reader, settings_of
 from gebm_cli.experiment.scored_inputs import describe_side
@@ -61,7 +62,7 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """One test by itself; several in a list."""
         if len(self.records) == 1:
-            return self.records[0] | ({"saved": self.saved} if self.saved else {})
+            return self.records[0] | {"saved": self.saved}
         return {"tests": self.records, "saved": self.saved}
 
 
@@ -86,6 +87,10 @@ def compare_sets(
     require_flags(job)
     require_alike(job.scores, sources)
     require_testable(job, sources)
+    if (
+        job.scores.features is None and owner is None
+    ):  # pixels, or a classifier that is learned first: either needs one size
+        require_one_size("pixels", [source for source in sources if isinstance(source, Input)])
     network = network_of(job.scores, sources, begin)
     require_comparable(job.scores, network, sources)
     settings = settings_of(job.scores, network, sources)
@@ -135,21 +140,29 @@ def _standardised(sides: list[Side]) -> list[Side]:
 
 def _pairs(job: TwoSampleJob, sides: list[Side], network: Features | None, begin: Begin, outcome: Outcome) -> None:
     pairs = list(combinations(range(len(sides)), 2))
-    several = len(pairs) > 1
-    for i, j in pairs:
-        tell = _named(begin, f"{sides[i].name} and {sides[j].name}: ") if several else begin
-        finding, record = _tested(job, sides[i], sides[j], network, tell, (i, j) if several else ())
-        _keep(outcome, sides[i], record)
-        if job.picture is not None and not several:
-            draw_test(Path(job.picture), job.kind, sides[i], sides[j], finding, job.asked.alpha)
-    if several:
-        adjusted = holm({pair: r["p_value"] for pair, r in zip(pairs, outcome.records, strict=True)})
-        for pair, record in zip(pairs, outcome.records, strict=True):
-            record |= {"p_value_holm": adjusted[pair], "reject_all_pairs": adjusted[pair] <= job.asked.alpha}
+    if len(pairs) == 1:
+        finding, record = _tested(job, sides[0], sides[1], network, begin)
+        _keep(outcome, sides[0], record)
         if job.picture is not None:
-            draw_matrix(Path(job.picture), [s.name for s in sides], pairs, outcome.records, job.asked.alpha)
+            draw_test(Path(job.picture), job.kind, sides[0], sides[1], finding, job.asked.alpha)
+            outcome.saved.append(f"picture: {job.picture}")
+        return
+    common = _common_kernel(sides)
+    for i, j in pairs:
+        tell = _named(begin, f"{sides[i].name} and {sides[j].name}: ")
+        _keep(outcome, sides[i], _tested(job, sides[i], sides[j], network, tell, (i, j), common)[1])
+    adjusted = holm({pair: r["p_value"] for pair, r in zip(pairs, outcome.records, strict=True)})
+    for pair, record in zip(pairs, outcome.records, strict=True):
+        record |= {"p_value_holm": adjusted[pair], "reject_all_pairs": adjusted[pair] <= job.asked.alpha}
     if job.picture is not None:
+        draw_matrix(Path(job.picture), [s.name for s in sides], pairs, outcome.records, job.asked.alpha)
         outcome.saved.append(f"picture: {job.picture}")
+
+
+def _common_kernel(sides: list[Side]) -> Kernel:
+    """One kernel for the effect sizes of all pairs, or they would not compare: Gaussian, the median distance of all sets."""
+    few = [side.require_features("a test")[:EFFECT_ROWS] for side in sides]
+    return Gaussian(median_bandwidth(torch.cat(few)))
 
 
 def _named(begin: Begin, front: str) -> Begin:
@@ -157,7 +170,13 @@ def _named(begin: Begin, front: str) -> Begin:
 
 
 def _tested(
-    job: TwoSampleJob, a: Side, b: Side, network: Features | None, begin: Begin, pair: tuple[int, ...]
+    job: TwoSampleJob,
+    a: Side,
+    b: Side,
+    network: Features | None,
+    begin: Begin,
+    pair: tuple[int, ...] = (),
+    common: Kernel | None = None,
 ) -> tuple[Finding, dict[str, Any]]:
     start = time.monotonic()
     finding = _found(job, a, b, begin, pair)
@@ -175,7 +194,7 @@ def _tested(
         **finding.chosen,
         "n_permutations": len(outcome.null),
         "stopped_early": outcome.stopped_early,
-        "effect": _effect(finding),
+        "effect": _effect(finding) if common is None else _effect_by(common, a, b, finding),
         "standardised": job.standardise,
         "seed": job.scores.seed,
     }
@@ -189,7 +208,7 @@ def _tested(
     return finding, record | {"warnings": warnings}
 
 
-def _found(job: TwoSampleJob, a: Side, b: Side, begin: Begin, pair: tuple[int, ...] = ()) -> Finding:
+def _found(job: TwoSampleJob, a: Side, b: Side, begin: Begin, pair: tuple[int, ...]) -> Finding:
     x, y = a.require_features("a test"), b.require_features("a test")
     asked = replace(job.asked, image_shape=_image_shape(a), begin=begin)
     try:
@@ -225,17 +244,29 @@ def _heading(a: Side, b: Side) -> dict[str, Any]:
 
 
 def _effect(finding: Finding) -> dict[str, Any]:
-    """MMD by the test's kernel with a 95 % interval from the whole variance of MMD^2_u, and what the kernel was chosen on."""
-    x, y = finding.x[:EFFECT_ROWS], finding.y[:EFFECT_ROWS]
-    found = feature_mmd(x, y, finding.kernel)
+    """MMD by the test's kernel (the median heuristic's where the test has none), and whether that was chosen on these rows."""
+    told = _effect_size(finding.x, finding.y, finding.kernel)
+    if "kernel" in finding.chosen:
+        told |= {key: finding.chosen[key] for key in ("kernel", "bandwidth") if key in finding.chosen}
+    return told | ({"kernel_chosen_on_these_samples": True} if finding.same_rows else {})
+
+
+def _effect_by(kernel: Kernel, a: Side, b: Side, finding: Finding) -> dict[str, Any]:
+    """MMD of the tested rows by a kernel that all pairs share."""
+    sides = zip((a, b), finding.rows, strict=True)
+    rows = [s.require_features("a test")[i[:EFFECT_ROWS].to(s.require_features("a test").device)] for s, i in sides]
+    x, y = prepared(rows)
+    return _effect_size(x, y, kernel)
+
+
+def _effect_size(x: Tensor, y: Tensor, kernel: Kernel) -> dict[str, Any]:
+    """MMD with a 95 % interval from the whole variance of MMD^2_u, of at most 10,000 rows of each side."""
+    x, y = x[:EFFECT_ROWS], y[:EFFECT_ROWS]
+    found = feature_mmd(x, y, kernel)
     low, high = _interval(found)
     told: dict[str, Any] = {"mmd": _root(found.value), "low": low, "high": high, "level": CONFIDENCE}
     told |= {"mmd2": found.value, "mmd2_standard_error": found.standard_error, "n": [len(x), len(y)]}
-    if "kernel" not in finding.chosen:  # a test without a kernel: the effect size is by the median heuristic
-        told |= described(finding.kernel)
-    if finding.same_rows:
-        told["kernel_chosen_on_these_samples"] = True
-    return told
+    return told | described(kernel)
 
 
 def _interval(found: Estimate) -> tuple[float, float]:
@@ -254,10 +285,8 @@ def _relative(job: TwoSampleJob, sides: list[Side], network: Features | None) ->
     """Which of A and B is closer to R, by the normal law of the difference of two dependent MMD^2 (Bounliphone et al. 2016)."""
     start = time.monotonic()
     a, b, reference = sides
-    x, y, r = (side.require_features("a test").double() for side in sides)
-    pooled = [torch.cat([r, x]), torch.cat([r, y])]
-    widths = job.asked.bandwidths or (sum(median_bandwidth(p) for p in pooled) / 2,)
-    kernel = kernel_of(job.asked.kernel, widths, torch.cat([r, x, y]))
+    x, y, r = prepared([side.require_features("a test") for side in sides], job.asked.kernel)
+    kernel = _relative_kernel(job, x, y, r)
     found = relative_mmd2(r, x, y, kernel)
     assert found.x is not None and found.y is not None
     p = 2 * min(found.p_less, 1 - found.p_less) if found.standard_error > 0 else math.nan
@@ -290,30 +319,64 @@ def _relative(job: TwoSampleJob, sides: list[Side], network: Features | None) ->
     }
 
 
+def _relative_kernel(job: TwoSampleJob, x: Tensor, y: Tensor, r: Tensor) -> Kernel:
+    """The bandwidth is the mean of the medians of both pairs, so that neither A nor B is favoured."""
+    name, widths = job.asked.kernel, job.asked.bandwidths
+    if not widths and name not in NO_BANDWIDTH:
+        medians = [kernel_of(name, (), torch.cat([r, side])).bandwidth for side in (x, y)]  # type: ignore[attr-defined]
+        widths = (sum(medians) / 2,)
+    return kernel_of(name, widths, r)
+
+
 def _power(
     job: TwoSampleJob, a: Side, b: Side, network: Features | None, begin: Begin, outcome: Outcome
 ) -> dict[str, Any]:
     """What the pair as a pilot says of tests with more or fewer samples, by the kernel that the test would use."""
-    finding, record = _tested(job, a, b, network, begin, ())
+    finding, record = _tested(job, a, b, network, begin)
     n, m = record["n_tested"]
-    largest = 20 * max(n, m)
-    sizes = sorted({round(10 * (largest / 10) ** (i / (SIZES - 1))) for i in range(SIZES)})
     x, y = finding.x[:EFFECT_ROWS], finding.y[:EFFECT_ROWS]
-    curve = power_curve(x, y, finding.kernel, finding.outcome.null, job.asked.alpha, sizes)
+    tested = power_curve(
+        x, y, finding.kernel, finding.outcome.null, job.asked.alpha, _sizes(max(n, m)), null_sizes=(n, m)
+    )
+    curve = _in_all(tested, 1 - job.asked.split if job.kind in LEARNED else 1.0)
+    if record["p_value"] > job.asked.alpha:
+        record["warnings"].append(
+            f"{a.name} and {b.name}: the pilot itself is not significant (p = {record['p_value']:.2g}), so the difference that the "
+            "prediction is about may be chance"
+        )
     if job.picture is not None:
-        draw_power(Path(job.picture), curve, (n, m))
+        draw_power(Path(job.picture), curve, (_n(a), _n(b)))
         outcome.saved.append(f"picture: {job.picture}")
-    share = 1 - job.asked.split if job.kind in LEARNED else 1.0
-    return record | {"test": "power", "pilot_test": job.kind, "power": _described_power(curve, share)}
+    return record | {"test": "power", "pilot_test": job.kind, "power": _described_power(curve)}
 
 
-def _described_power(curve: PowerCurve, share: float) -> dict[str, Any]:
-    """Samples a side: tested ones on the curve; `needed` in all, with those that a split gives to learning."""
-    band = {"needed": curve.needed, "needed_low": curve.needed_low, "needed_high": curve.needed_high}
+def _sizes(largest: int) -> list[int]:
+    """Sizes from 10 to twenty times the pilot's, by equal factors."""
+    return sorted({round(10 * (2 * largest) ** (i / (SIZES - 1))) for i in range(SIZES)})
+
+
+def _in_all(curve: PowerCurve, share: float) -> PowerCurve:
+    """From tested samples, a share of all, to samples in all: those that a test learns from have to be brought too."""
+    return replace(
+        curve,
+        sizes=tuple(math.ceil(n / share) for n in curve.sizes),
+        needed=_whole(curve.needed / share),
+        needed_low=_whole(curve.needed_low / share),
+        needed_high=_whole(curve.needed_high / share),
+    )
+
+
+def _whole(n: float) -> float:
+    return math.ceil(n) if math.isfinite(n) else n
+
+
+def _described_power(curve: PowerCurve) -> dict[str, Any]:
+    """Samples a side in all; null where no number is known."""
+    needed = {key: getattr(curve, key) for key in ("needed", "needed_low", "needed_high")}
     return {
         "target": curve.target,
-        **{key: math.ceil(n / share) if math.isfinite(n) else None for key, n in band.items()},
-        "tested_sizes": list(curve.sizes),
+        **{key: int(n) if math.isfinite(n) else None for key, n in needed.items()},
+        "sizes": list(curve.sizes),
         "power": [round(p, 4) for p in curve.power.tolist()],
         "power_low": [round(p, 4) for p in curve.low.tolist()],
         "power_high": [round(p, 4) for p in curve.high.tolist()],

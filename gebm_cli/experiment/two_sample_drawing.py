@@ -24,8 +24,8 @@ from gebm_cli.experiment.two_sample_pictures import (
 
 MOST_ROWS = 10_000  # of each side that a witness is computed at
 LABELS = {
-    "mmd-fuse": "soft maximum of the kernels' normalised MMD²",
-    "mmd-agg": "minus the smallest of the kernels' p-values",
+    "mmd-fuse": "how far A and B are apart (normalised MMD², mostly that of the clearest of 16 kernels)",
+    "mmd-agg": "how far A and B are apart (minus the smallest of 16 kernels' p-values)",
     "c2st": "how much higher the classifier's output is on A",
     "c2st-sign": "how much more often the classifier says A on A",
     "me": "distance of the mean features of A and B",
@@ -47,12 +47,21 @@ def _panel(a: Side, b: Side, finding: Finding) -> Panel:
     x, y = a.require_features("a picture"), b.require_features("a picture")
     if x.shape[1] <= 2 and finding.x.shape[1] == x.shape[1] and finding.scores is None:
         rows = (finding.rows[0].to(x.device)[:MOST_ROWS], finding.rows[1].to(y.device)[:MOST_ROWS])
-        return panel_of(finding.kernel, x[rows[0]].to(finding.x.dtype), y[rows[1]].to(finding.y.dtype))
-    at_x, at_y = finding.scores or witness(finding.kernel, finding.x[:MOST_ROWS], finding.y[:MOST_ROWS])
+        return panel_of(
+            finding.kernel, x[rows[0]].double(), y[rows[1]].double()
+        )  # far from 0 float32 has no digits left
+    found = finding.scores or witness(finding.kernel, finding.x[:MOST_ROWS], finding.y[:MOST_ROWS])
+    at_x, at_y = _in_spreads(*found)
     if not all(isinstance(side.source, Input) and not side.source.is_points for side in (a, b)):
         return WitnessValues(at_x, at_y)
     reads = [_reader(side, rows) for side, rows in zip((a, b), finding.rows, strict=True)]
     return WitnessImages(at_x, at_y, reads[0], reads[1])
+
+
+def _in_spreads(at_x: torch.Tensor, at_y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The witness from the middle of its two means, in standard deviations: above 0 more like A, below 0 more like B."""
+    middle, spread = (at_x.mean() + at_y.mean()) / 2, torch.cat([at_x, at_y]).std().clamp(min=1e-300)
+    return (at_x - middle) / spread, (at_y - middle) / spread
 
 
 def _reader(side: Side, rows: torch.Tensor) -> Any:

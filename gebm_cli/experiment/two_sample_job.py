@@ -47,6 +47,16 @@ class TwoSampleJob:
     def is_relative(self) -> bool:
         return self.reference is not None
 
+    @property
+    def n_pairs(self) -> int:
+        k = len(self.scores.samples)
+        return k * (k - 1) // 2
+
+    @property
+    def strictest(self) -> float:
+        """The level that the clearest of all pairs must reach (Holm 1979)."""
+        return self.asked.alpha / max(1, self.n_pairs)
+
 
 def require_flags(job: TwoSampleJob) -> None:
     """Refuse, before anything is read, flags that do not fit each other and files that cannot be written."""
@@ -57,12 +67,13 @@ def require_flags(job: TwoSampleJob) -> None:
         _require_relative(job, sets)
     elif job.power:
         _require_power(job, sets)
-    alpha, count = job.asked.alpha, job.asked.count
-    if alpha < 1 / (count + 1) and not job.is_relative:
-        least = math.ceil(1 / alpha) - 1
-        raise UsageError(f"--alpha {alpha:g}: cannot be reached with {count} permutations; use at least {least}")
-    if not job.is_relative:
-        _require_options(job)
+    if job.strictest < 1 / (job.asked.count + 1) and not job.is_relative:
+        pairs = f" by one of {job.n_pairs} pairs (Holm's correction)" if job.n_pairs > 1 else ""
+        raise UsageError(
+            f"--alpha {job.asked.alpha:g}: cannot be reached{pairs} with {job.asked.count} permutations; use at least "
+            f"--permutations {math.ceil(1 / job.strictest) - 1}"
+        )
+    _require_options(job)
     if job.picture is not None:
         require_picture_suffix(Path(job.picture))
     if job.record is not None and not job.record.endswith((".yaml", ".yml")):
@@ -82,6 +93,10 @@ def _require_relative(job: TwoSampleJob, sets: int) -> None:
         raise UsageError(
             f"{min(unfit)}: does not go with --reference, whose test is another (a normal law, no permutations); leave it out"
         )
+    if job.reference in job.scores.samples:
+        raise UsageError(
+            f"--reference {job.reference}: is one of the two sets, and nothing is closer to it than itself; give a third"
+        )
     if job.picture is not None:
         raise UsageError("--picture: the relative test has none; leave it out")
 
@@ -95,21 +110,31 @@ def _require_power(job: TwoSampleJob, sets: int) -> None:
         )
     if job.asked.stop_early:
         raise UsageError("--stop-early: does not go with --power, which needs all relabellings; leave it out")
+    if "--fail-if-different" in job.given:
+        raise UsageError("--fail-if-different: does not go with --power, which asks about later tests; leave it out")
 
 
 def _require_options(job: TwoSampleJob) -> None:
     kind, asked = job.kind, job.asked
-    if "--kernel" in job.given and kind not in ONE_KERNEL:
-        raise UsageError(f"--kernel: is for --test {' and '.join(ONE_KERNEL)}; {kind} has kernels of its own")
-    if asked.bandwidths and "--bandwidth" in job.given and (kind != "mmd" or asked.kernel in NO_BANDWIDTH):
-        why = f"{kind} finds its own" if kind != "mmd" else f"the {asked.kernel} kernel has none"
-        raise UsageError(f"--bandwidth: is for --test mmd with a kernel that has one; {why}; leave it out")
-    if "--split" in job.given and kind not in LEARNED:
-        raise UsageError(f"--split: is for tests that learn ({', '.join(LEARNED)}); {kind} tests on all samples")
-    if asked.stop_early and kind not in STOPPABLE:
+    if "--kernel" in job.given and kind not in ONE_KERNEL and not job.is_relative:
         raise UsageError(
-            f"--stop-early: {kind} ranks every permutation among all others, so it needs them all; leave it out"
+            f"--kernel: is for --test {', --test '.join(ONE_KERNEL)} and --reference; {kind} has kernels of its own; leave it out"
         )
+    if "--bandwidth" in job.given and asked.kernel in NO_BANDWIDTH:
+        raise UsageError(f"--bandwidth: the {asked.kernel} kernel has none; leave it out")
+    if "--bandwidth" in job.given and kind != "mmd" and not job.is_relative:
+        raise UsageError(f"--bandwidth: is for --test mmd and --reference; {kind} finds its own; leave it out")
+    if "--split" in job.given and kind not in LEARNED:
+        raise UsageError(
+            f"--split: is for tests that learn ({', '.join(LEARNED)}); {kind} tests on all samples; leave it out"
+        )
+    if asked.stop_early and (kind not in STOPPABLE or job.n_pairs > 1):
+        why = (
+            "Holm's correction needs the p-value of every pair"
+            if job.n_pairs > 1
+            else f"{kind} ranks every relabelling among all others"
+        )
+        raise UsageError(f"--stop-early: {why}, so all relabellings are needed; leave it out")
 
 
 # ------------------------------------------------------------------------------------------------------- the sets as read
@@ -139,10 +164,12 @@ def require_testable(job: TwoSampleJob, sides: list[Input | Known]) -> None:
     streams: dict[object, str] = {}
     for side in sides:
         stream = side.stream if isinstance(side, Input) else None
-        if stream is not None and stream in streams:
+        if (
+            stream is not None and streams.get(stream, side.name) != side.name
+        ):  # a set and itself is no mistake, but a note
             raise UsageError(
                 f"{streams[stream]} and {side.name}: were drawn with the same random numbers, and the test needs independent "
-                f"sets; draw one of them again with another seed, `gebm sample --seed {stream[2] + 1}`"
+                "sets; draw one of them again with another --seed of `gebm sample`"
             )
         streams[stream] = side.name
     if job.is_relative:
@@ -151,7 +178,7 @@ def require_testable(job: TwoSampleJob, sides: list[Input | Known]) -> None:
         _require_split(job, side)
     sizes = sorted(size_of(side) for side in sides)
     group = group_of(job, sizes[0], sizes[1])
-    if 1 / group.n_distinct > job.asked.alpha:
+    if 1 / group.n_distinct > job.strictest:
         raise UsageError(
             f"--alpha {job.asked.alpha:g}: cannot be reached, since so few samples have only {group.n_distinct:.0f} "
             f"relabellings that differ, and p is at least {1 / group.n_distinct:.2g}; give more samples"

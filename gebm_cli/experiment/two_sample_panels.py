@@ -167,7 +167,8 @@ def draw_values(axes: Axes, panel: WitnessValues, names: tuple[str, str]) -> Non
         axes.hist(_numpy(data), bins=edges, weights=share, **kind)
         axes.axvline(float(data.mean()), color=colour, linewidth=1.6, linestyle="--")
     axes.plot([], [], color=INK, linestyle="--", label="means")
-    axes.set(xlabel="witness: high for rows that look like A, low for rows that look like B", ylabel="share of rows")
+    axes.axvline(0.0, color="0.6", linewidth=1, linestyle=":")
+    axes.set(xlabel="witness: above 0 looks more like A, below 0 more like B", ylabel="share of samples")
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
     plain(axes)
 
@@ -178,8 +179,7 @@ def draw_images(figures: Sequence[SubFigure], panel: WitnessImages, names: tuple
     reads, values = (panel.image_a, panel.image_b), (panel.at_a, panel.at_b)
     for figure, order, read, at, name, other in zip(figures, chosen, reads, values, names, "BA", strict=True):
         captions = numbers(at[order].double().cpu()[None])[0]
-        sign = "above 0: more of its kind in A" if other == "B" else "below 0: more of its kind in B"
-        heading = f"{name} – those least like {other}; under each its witness ({sign})"
+        heading = f"{name} – the images least like {other}; above 0 looks more like A, below 0 more like B"
         figure.suptitle(heading, x=0.01, ha="left", fontsize="medium")
         row = figure.subplots(1, N_IMAGES)
         for axes in row:

@@ -124,7 +124,7 @@ def test_figure(picture: TestPicture) -> Figure:
 def verdict(p_value: float, alpha: float, n_relabelings: int) -> str:
     """The p-value and what it says, in words."""
     smallest = ", the smallest this many relabellings can give" if p_value * (n_relabelings + 1) < 1.5 else ""
-    says = "A and B differ" if p_value <= alpha else "no difference shown"
+    says = "A and B differ" if p_value <= alpha else "no difference shown; what stands out may be chance"
     return f"p = {p_value:.2g}{smallest}: {says} (level {alpha:g})"
 
 

@@ -41,7 +41,7 @@ def power_figure(curve: PowerCurve, pilot_n: tuple[int, int], alpha: float) -> F
     if sizes[0] <= curve.needed <= sizes[-1]:
         axes.plot([curve.needed] * 2, [0, curve.target], color=COLOURS[1], linewidth=1.6)
         axes.plot(curve.needed, curve.target, "D", color=COLOURS[1], markersize=8, label=f"{curve.needed:,.0f} a side")
-    axes.set(ylim=(0, 1.02), xlabel="rows on each side", ylabel="chance of finding the difference (power)")
+    axes.set(ylim=(0, 1.02), xlabel="samples on each side, in all", ylabel="chance of finding the difference (power)")
     axes.set_title(power_words(curve, pilot_n), fontsize="medium", loc="left", wrap=True)
     axes.grid(color="0.93")
     plain(axes)
@@ -52,13 +52,13 @@ def power_figure(curve: PowerCurve, pilot_n: tuple[int, int], alpha: float) -> F
 def power_words(curve: PowerCurve, pilot_n: tuple[int, int]) -> str:
     """The rows needed, in words, with their band and how much it can be trusted."""
     n, m = pilot_n
-    pilot = f"{n:,} rows a side" if n == m else f"{n:,} and {m:,} rows"
+    pilot = f"{n:,} samples a side" if n == m else f"{n:,} and {m:,} samples"
     if math.isinf(curve.needed):
-        return f"The pilot of {pilot} shows no difference: how many rows would find one is not known."
+        return f"The pilot of {pilot} shows no difference: how many samples would find one is not known."
     upper = f"to {curve.needed_high:,.0f}" if math.isfinite(curve.needed_high) else "upwards without a known limit"
     wide = curve.needed_high > WIDE_BAND * curve.needed_low
     return (
-        f"For {100 * curve.target:.0f} % power about {curve.needed:,.0f} rows a side "
+        f"For {100 * curve.target:.0f} % power about {curve.needed:,.0f} samples a side "
         f"(10-90 %: from {curve.needed_low:,.0f} {upper}).\n"
         + (
             f"The band is wide: the pilot had only {pilot}, and a larger one narrows it."
@@ -100,7 +100,8 @@ def matrix_figure(names: list[str], mmd: Tensor, errors: Tensor, adjusted: Tenso
     axes.tick_params(length=0)
     figure.colorbar(shown, ax=axes, shrink=0.8).set_label("MMD²")
     figure.suptitle(
-        f"MMD² of each pair, its standard error and p after Holm.\nFramed: differs at level {alpha:g} over all pairs.",
+        "MMD² of each pair by one kernel for all, its standard error, and p after Holm.\n"
+        f"Framed: differs at level {alpha:g} over all pairs.",
         fontsize="medium",
     )
     return figure

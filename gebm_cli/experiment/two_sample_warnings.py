@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-
 from gebm_cli.core.data.image_sets import ImageSet
 from gebm_cli.core.evaluation.features import Features
 from gebm_cli.core.two_sample.kinds import Finding
@@ -20,10 +17,7 @@ UNEVEN = 100.0  # of the spreads of two columns
 
 def of_sides(a: Side, b: Side, network: Features | None) -> list[str]:
     """What a user should know of the two sets before the p-value is believed."""
-    told = [*a.notes, *b.notes]
-    if _same_path(a.name, b.name):
-        told.append(f"{a.name} and {b.name}: are the same, so the test can only say that they do not differ")
-    told += _duplicates(a, b)
+    told = [*a.notes, *b.notes, *_duplicates(a, b), *_latents(a, b)]
     told += [f"{side.name}: all its samples have the same features" for side in (a, b) if side.is_constant]
     told += _stored(a, b)
     told += _uneven(a, b)
@@ -32,18 +26,18 @@ def of_sides(a: Side, b: Side, network: Features | None) -> list[str]:
             f"{side.name}: the classifier features were learned on this side, which can make the two differ by itself; compare "
             "with held-out data, or use --features pixels"
             for side in (a, b)
-            if side.name.endswith(":train")
+            if isinstance(side.source, Input) and side.source.split == "train"
         ]
     return told
 
 
 def of_finding(a: Side, b: Side, finding: Finding) -> list[str]:
     """What the null statistics tell."""
-    null = finding.outcome.null
-    if len(null) and bool((null == finding.outcome.statistic).all()):
+    found = finding.outcome
+    if bool(((found.null - found.statistic).abs() <= found.rounding + 1e-10 * abs(found.statistic)).all()):
         return [
             f"{a.name} and {b.name}: every relabelling gives the same statistic, so the test cannot see anything (p = 1): the "
-            "samples are constant, or the bandwidth is far too small or large; try --test mmd-fuse"
+            "samples are constant, or the bandwidth is far too small or large"
         ]
     return []
 
@@ -54,14 +48,16 @@ def _same_path(a: str, b: str) -> bool:
 
 def _duplicates(a: Side, b: Side) -> list[str]:
     """Equal samples are no independent draws; a relabelling that parts them is less likely than one thinks."""
-    counts = [_rows(side.require_features("a test")) for side in (a, b)]
+    counts = [side.row_counts for side in (a, b)]
+    if _same_path(a.name, b.name) or counts[0] == counts[1]:
+        return [f"{a.name} and {b.name}: hold the same samples, so no difference can be found between them"]
     told = []
     for side, count in zip((a, b), counts, strict=True):
         extra = sum(count.values()) - len(count)
         if extra:
             told.append(f"{side.name}: {extra:,} of its {side.n:,} samples are equal to an earlier one{_WHY}")
     shared = sum(n for row, n in counts[0].items() if row in counts[1])
-    if shared and not _same_path(a.name, b.name):
+    if shared:
         told.append(f"{a.name} and {b.name}: {shared:,} samples of the first are in the second too{_WHY}")
     return told
 
@@ -69,9 +65,15 @@ def _duplicates(a: Side, b: Side) -> list[str]:
 _WHY = "; the test takes all for independent draws, and its p-value may be wrong: remove the copies"
 
 
-def _rows(features: Tensor) -> Counter[bytes]:
-    rows = np.ascontiguousarray(features.cpu().numpy())
-    return Counter(row.tobytes() for row in rows)
+def _latents(a: Side, b: Side) -> list[str]:
+    """Sets of two runs at one seed begin at the same latents, whatever their generators make of them."""
+    streams = [side.source.stream if isinstance(side.source, Input) else None for side in (a, b)]
+    if None in streams or streams[0] == streams[1] or streams[0][2:] != streams[1][2:]:  # type: ignore[index]
+        return []
+    return [
+        f"{a.name} and {b.name}: were drawn by two runs with one seed, so from the same latents, and the test takes them for "
+        "independent; draw one of them again with another --seed of `gebm sample`"
+    ]
 
 
 def _stored(a: Side, b: Side) -> list[str]:
@@ -88,8 +90,8 @@ def _stored(a: Side, b: Side) -> list[str]:
         ],
     }
     return [
-        f"{a.name} and {b.name}: differ in {what} ({_spelled(first)} against {_spelled(second)}), and a test finds just that; "
-        "store both alike before asking whether their contents differ"
+        f"{a.name} and {b.name}: differ in {what} ({_spelled(first)} against {_spelled(second)}), and a test may find just "
+        "that; store both alike before asking whether their contents differ"
         for what, (first, second) in traits.items()
         if _distance(first, second) > MOSTLY
     ]

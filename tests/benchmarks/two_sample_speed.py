@@ -1,4 +1,4 @@
-"""Cost of relabelling: CPU-seconds and peak memory of MMD^2 under B relabelings, d = 64, one kernel or the default's twenty.
+"""Cost of relabelling: CPU-seconds and peak memory of MMD^2 under B relabelings, d = 64, one kernel or the default's sixteen.
 
     python tests/benchmarks/two_sample_speed.py [--n 2000 10000] [--relabelings 1000] [--kinds permutations flips fuse]
 
@@ -22,7 +22,7 @@ def measure(kind: str, n: int, count: int) -> tuple[float, float]:
 
     from gebm_cli.core.kernels import Gaussian, Kernel
     from gebm_cli.core.two_sample.aggregation import relabelled_each
-    from gebm_cli.core.two_sample.collections import fuse_collection
+    from gebm_cli.core.two_sample.collections import collection
     from gebm_cli.core.two_sample.relabelled_mmd import RelabelledMmd
     from gebm_cli.core.two_sample.relabelling import Permutations, SignFlips
 
@@ -32,7 +32,7 @@ def measure(kind: str, n: int, count: int) -> tuple[float, float]:
     small = RelabelledMmd([Gaussian(8.0)], x[:64], y[:64])
     relabelled_each(small, Permutations(64, 64), 8, generator)  # libraries are loaded
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    kernels: list[Kernel] = fuse_collection(torch.cat([x, y])) if kind == "fuse" else [Gaussian(8.0)]
+    kernels: list[Kernel] = collection(torch.cat([x, y])) if kind == "fuse" else [Gaussian(8.0)]
     group = Permutations(n, n) if kind == "permutations" else SignFlips(n)
     relabelled_each(RelabelledMmd(kernels, x, y, paired=kind != "permutations"), group, count, generator)
     return time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

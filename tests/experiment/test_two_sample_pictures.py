@@ -141,10 +141,10 @@ def test_words():
     """p, the decision, and whether a smaller p was possible."""
     assert (
         pictures.verdict(0.001, 0.05, 999)
-        == "p = 0.001, the smallest this many relabelings can give: A and B differ (level 0.05)"
+        == "p = 0.001, the smallest this many relabellings can give: A and B differ (level 0.05)"
     )
     assert pictures.verdict(0.05, 0.05, 999) == "p = 0.05: A and B differ (level 0.05)"
-    assert pictures.verdict(0.41, 0.01, 999) == "p = 0.41: no difference shown (level 0.01)"
+    assert pictures.verdict(0.41, 0.01, 999) == "p = 0.41: no difference shown; what stands out may be chance (level 0.01)"
 
 
 def _images(n, m, size=(3, 20, 30)):
@@ -264,12 +264,12 @@ def test_power_figure(tmp_path):
 
 def test_power_words():
     """What is not known is said, and how wide the band is."""
-    assert "about 300 rows a side (10-90 %: from 150 to 900)" in power_words(_curve(), (60, 60))
-    assert "wide: the pilot had only 60 rows a side" in power_words(_curve(), (60, 60))
+    assert "about 300 samples a side (10-90 %: from 150 to 900)" in power_words(_curve(), (60, 60))
+    assert "wide: the pilot had only 60 samples a side" in power_words(_curve(), (60, 60))
     assert "wide" not in power_words(_curve(low=290.0, high=310.0), (6000, 7000))
     assert "from 150 upwards without a known limit" in power_words(_curve(high=math.inf), (60, 80))
     assert power_words(_curve(math.inf, math.inf, math.inf), (60, 80)).startswith(
-        "The pilot of 60 and 80 rows shows no difference"
+        "The pilot of 60 and 80 samples shows no difference"
     )
 
 

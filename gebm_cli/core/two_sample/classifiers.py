@@ -109,7 +109,9 @@ def _network(width: int, image_shape: tuple[int, int, int] | None) -> nn.Module:
             nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1)
         )
     body = convolutional(image_shape)
-    return nn.Sequential(body, nn.ReLU(), nn.Linear(body[-1].out_features, 1))
+    last = body[-1]
+    assert isinstance(last, nn.Linear)
+    return nn.Sequential(body, nn.ReLU(), nn.Linear(last.out_features, 1))
 
 
 def _split(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

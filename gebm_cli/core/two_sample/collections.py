@@ -23,7 +23,6 @@ from gebm_cli.core.kernels import (
 )
 from gebm_cli.core.two_sample.names import KernelName
 
-N_BANDWIDTHS = 10
 N_GRID = 24
 L1_DIMENSIONS = 256  # beyond, |x - y|_1 would cost more than all else
 
@@ -67,42 +66,13 @@ def _l1_median(pooled: Tensor) -> float:
     return median if median > 0 else 1.0
 
 
-def fuse_collection(pooled: Tensor, n_bandwidths: int = N_BANDWIDTHS, max_points: int = 1000) -> list[Kernel]:
-    """Laplace and Gaussian kernels of `n_bandwidths` bandwidths each, evenly from half the 5 % to twice the 95 % quantile of the
-    pooled distances (Biggs, Schrab & Gretton 2023, section 5.1), for a pooled sample (n, d).
+def collection(pooled: Tensor, n_bandwidths: int = 8, max_points: int = 1000) -> list[Kernel]:
+    """Laplace and Gaussian kernels, `n_bandwidths` of each, for MMD-FUSE and MMDAgg on a pooled sample (n, d).
 
-    Their Laplace kernel is exp(-sqrt(2) |x - y|_1 / b). Deviations: the quantiles are of at most `max_points` points; above 256
-    dimensions the Laplace kernel is one of |x - y|.
-    """
-    use_l1 = pooled.shape[1] <= L1_DIMENSIONS
-    euclidean = _even(pooled_distances(pooled, "squared", max_points), n_bandwidths)
-    other = _even(pooled_distances(pooled, "l1", max_points), n_bandwidths) if use_l1 else euclidean
-    exponential: list[Kernel] = [(Laplace if use_l1 else Exponential)(b / 2**0.5) for b in other]
-    return exponential + [Gaussian(b) for b in euclidean]
-
-
-def _even(distances: Tensor, n: int) -> list[float]:
-    low, high = _range(distances)
-    if not high > 0:
-        return [1.0]
-    return [float(b) for b in torch.linspace(low / 2, 2 * high, n, dtype=torch.float64)]
-
-
-def _range(distances: Tensor) -> tuple[float, float]:
-    """The 5 % and 95 % quantiles; zeros, of equal points, stand at the median. 0 for a constant sample."""
-    if not (distances > 0).any():
-        return 0.0, 0.0
-    median = distances[distances > 0].median()
-    ordered = torch.where(distances > 0, distances, median).sort().values
-    low, high = (ordered[int(q * (len(ordered) - 1))].item() for q in (0.05, 0.95))
-    return low, high
-
-
-def agg_collection(pooled: Tensor, n_bandwidths: int = 8, max_points: int = 1000) -> list[Kernel]:
-    """Laplace and Gaussian kernels of bandwidths from a quarter of the 5 % to twice the 95 % quantile of the pooled distances.
-
-    Deviation: Schrab et al. (2023) and `fuse_collection` space ten of them evenly, which leaves one at the finest scale. Spaced
-    geometrically, eight see more.
+    Bandwidths go geometrically from a quarter of the 5 % to twice the 95 % quantile of the pooled distances.
+    Deviations: Schrab et al. (2023, section 5.2) and Biggs, Schrab & Gretton (2023, section 5.1) space ten evenly from half the 5 %
+    quantile, which leaves one at the finest scale; the quantiles are of at most `max_points` points; above 256 dimensions the
+    Laplace kernel is one of |x - y|.
     """
     use_l1 = pooled.shape[1] <= L1_DIMENSIONS
     euclidean = _geometric(pooled_distances(pooled, "squared", max_points), n_bandwidths)
@@ -112,11 +82,22 @@ def agg_collection(pooled: Tensor, n_bandwidths: int = 8, max_points: int = 1000
 
 
 def _geometric(distances: Tensor, n: int) -> list[float]:
+    """A constant sample has bandwidth 1."""
     low, high = _range(distances)
     if not high > 0:
         return [1.0]
     steps = torch.linspace(0, 1, n, dtype=torch.float64)
     return [low / 4 * (8 * high / low) ** float(t) for t in steps]
+
+
+def _range(distances: Tensor) -> tuple[float, float]:
+    """The 5 % and 95 % quantiles; zeros, of equal points, stand at the median of the others. 0 for a constant sample."""
+    if not (distances > 0).any():
+        return 0.0, 0.0
+    median = distances[distances > 0].median()
+    ordered = torch.where(distances > 0, distances, median).sort().values
+    low, high = (ordered[int(q * (len(ordered) - 1))].item() for q in (0.05, 0.95))
+    return low, high
 
 
 def grid(name: KernelName, pooled: Tensor, n_bandwidths: int = N_GRID, max_points: int = 2000) -> list[Kernel]:

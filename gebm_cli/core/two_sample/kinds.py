@@ -17,9 +17,8 @@ from gebm_cli.core.progress import Begin, Steps, silent
 from gebm_cli.core.two_sample.aggregation import Fuse, One, aggregated, relabelings_of, relabelled_each
 from gebm_cli.core.two_sample.classifiers import accuracy_of, learn_classifier
 from gebm_cli.core.two_sample.collections import (
-    agg_collection,
+    collection,
     described,
-    fuse_collection,
     grid,
     kernel_of,
 )
@@ -179,7 +178,7 @@ def _mmd(at: _At) -> Finding:
 
 
 def _fuse(at: _At) -> Finding:
-    kernels = fuse_collection(at.pooled)
+    kernels = collection(at.pooled)
     statistic = Fuse(at.mmd(kernels, at.x, at.y))
     outcome = at.relabelled(statistic)
     best = int((statistic.weights * statistic.observed).argmax())
@@ -187,7 +186,7 @@ def _fuse(at: _At) -> Finding:
 
 
 def _aggregated(at: _At) -> Finding:
-    kernels = agg_collection(at.pooled)
+    kernels = collection(at.pooled)
     engine = at.mmd(kernels, at.x, at.y)
     values = relabelled_each(engine, relabelings_of(len(at.x), len(at.y)), at.count, at.streams("relabelings"))
     spread = values.square().mean(1).sqrt().clamp(min=1e-300)

@@ -21,15 +21,14 @@ from gebm_cli.core.kernels import (
 from gebm_cli.core.two_sample import collections
 from gebm_cli.core.two_sample.collections import (
     OF_BANDWIDTH,
-    agg_collection,
+    collection,
     described,
-    fuse_collection,
     grid,
     kernel_of,
 )
 from gebm_cli.core.two_sample.names import KERNELS, NO_BANDWIDTH
 
-COLLECTIONS = [fuse_collection, agg_collection, lambda p: grid("gaussian", p), lambda p: grid("laplace", p)]
+COLLECTIONS = [collection, lambda p: grid("gaussian", p), lambda p: grid("laplace", p)]
 
 
 def _normal(n, seed, dim=3):
@@ -92,26 +91,15 @@ def test_every_name_is_made_and_no_other():
 
 
 @pytest.mark.parametrize("dim", [1, 3])
-def test_fuse_bandwidths_are_even_between_quantiles(dim):
-    """Ten from q05 / 2 to 2 q95 of the pooled distances each; the Laplace kernels are exp(-sqrt(2) |x - y|_1 / b)."""
-    pooled = _normal(17, 3, dim)
-    kernels = fuse_collection(pooled)
-    assert [type(k) for k in kernels] == [Laplace] * 10 + [Gaussian] * 10
-    for part, metric, factor in ((kernels[:10], "cityblock", math.sqrt(0.5)), (kernels[10:], "euclidean", 1.0)):
-        low, high = _quantiles(pdist(pooled, metric))
-        np.testing.assert_allclose(_widths(part), factor * np.linspace(low / 2, 2 * high, 10), rtol=1e-10)
-    assert len(fuse_collection(pooled, 3)) == 6
-
-
-@pytest.mark.parametrize("dim", [1, 3])
-def test_agg_bandwidths_are_geometric_between_quantiles(dim):
+def test_bandwidths_are_geometric_between_quantiles(dim):
     """Eight from q05 / 4 to 2 q95 of the pooled distances each, by equal factors."""
     pooled = _normal(17, 4, dim)
-    kernels = agg_collection(pooled)
+    kernels = collection(pooled)
     assert [type(k) for k in kernels] == [Laplace] * 8 + [Gaussian] * 8
     for part, metric in ((kernels[:8], "cityblock"), (kernels[8:], "euclidean")):
         low, high = _quantiles(pdist(pooled, metric))
         np.testing.assert_allclose(_widths(part), np.geomspace(low / 4, 2 * high, 8), rtol=1e-10)
+    assert len(collection(pooled, 3)) == 6
 
 
 @pytest.mark.parametrize("name", sorted(OF_BANDWIDTH))
@@ -150,19 +138,18 @@ def test_grid_far_from_the_origin():
     assert _widths(grid("gaussian", pooled))[0] == pytest.approx(np.quantile(between.min(1), 0.1) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
+@pytest.mark.parametrize("make", COLLECTIONS)
 @pytest.mark.parametrize("dim", [1, 3, 300])
-def test_bandwidths_do_not_see_the_labels(collection, dim):
+def test_bandwidths_do_not_see_the_labels(make, dim):
     """Shuffling the pooled rows, that is relabelling them, leaves every bandwidth to 1e-9."""
     pooled = torch.cat([_normal(20, 9, dim), 2 + _normal(13, 10, dim)])
-    expected = _widths(collection(pooled))
+    expected = _widths(make(pooled))
     for seed in range(3):
         order = torch.randperm(33, generator=torch.Generator().manual_seed(seed))
-        np.testing.assert_allclose(_widths(collection(pooled[order])), expected, rtol=1e-9)
+        np.testing.assert_allclose(_widths(make(pooled[order])), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("collection", [fuse_collection, agg_collection])
-def test_bandwidths_of_many_rows_do_not_see_the_labels_either(collection):
+def test_bandwidths_of_many_rows_do_not_see_the_labels_either():
     """Above `max_points` rows too, which are then some of them, whatever their order."""
     pooled = torch.cat([_normal(100, 11), 2 + _normal(60, 12)])
     expected = _widths(collection(pooled, max_points=30))
@@ -171,28 +158,28 @@ def test_bandwidths_of_many_rows_do_not_see_the_labels_either(collection):
     assert not np.allclose(expected, _widths(collection(pooled))), "all rows were used"
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
-def test_constant_data_have_a_kernel(collection):
+@pytest.mark.parametrize("make", COLLECTIONS)
+def test_constant_data_have_a_kernel(make):
     """A bandwidth of 1 where every distance is 0."""
-    widths = _widths(collection(torch.full((10, 3), 0.1)))
+    widths = _widths(make(torch.full((10, 3), 0.1)))
     assert all(width == pytest.approx(1.0) or width == pytest.approx(math.sqrt(0.5)) for width in widths), widths
     assert kernel_of("laplace", (), torch.full((10, 3), 0.1)) == Laplace(1.0)
     assert kernel_of("gaussian", (), torch.full((10, 3), 0.1)) == Gaussian(1.0)
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
-def test_equal_rows_do_not_make_a_bandwidth_zero(collection):
+@pytest.mark.parametrize("make", COLLECTIONS)
+def test_equal_rows_do_not_make_a_bandwidth_zero(make):
     """Of rows half of which are repeated every bandwidth is positive and finite; no zero distance is a scale."""
     rows = _normal(12, 13)
-    widths = _widths(collection(torch.cat([rows, rows, rows[:6]])))
+    widths = _widths(make(torch.cat([rows, rows, rows[:6]])))
     assert all(0 < width < math.inf for width in widths) and min(widths) > 1e-5 * max(widths)
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
+@pytest.mark.parametrize("make", COLLECTIONS)
 @pytest.mark.parametrize("ones", [1, 3, 10])
-def test_data_of_two_values_have_a_kernel(collection, ones):
+def test_data_of_two_values_have_a_kernel(make, ones):
     """Where most distances are 0, be it more than 95 % of them, the bandwidths are positive and of the scale of the others."""
-    widths = _widths(collection(torch.cat([torch.zeros(60, 1), torch.ones(ones, 1)]).double()))
+    widths = _widths(make(torch.cat([torch.zeros(60, 1), torch.ones(ones, 1)]).double()))
     assert all(1e-5 < width < 10 for width in widths), widths
 
 
@@ -203,13 +190,12 @@ def test_zeros_stand_at_the_median():
     distances = pdist(pooled)
     distances[distances < 1e-12] = _median(distances)
     low, high = _quantiles(distances)
-    np.testing.assert_allclose(_widths(fuse_collection(pooled))[10:], np.linspace(low / 2, 2 * high, 10), rtol=1e-9)
+    np.testing.assert_allclose(_widths(collection(pooled))[8:], np.geomspace(low / 4, 2 * high, 8), rtol=1e-9)
 
 
 def test_many_dimensions_use_the_euclidean_distance():
     """Above 256 dimensions the Laplace kernels give way to exponential ones of |x - y|; at 256 they do not."""
-    for collection, n, factor in ((fuse_collection, 10, math.sqrt(0.5)), (agg_collection, 8, 1.0)):
-        assert type(collection(_normal(9, 15, 256))[0]) is Laplace
-        kernels = collection(_normal(9, 15, 257))
-        assert [type(k) for k in kernels] == [Exponential] * n + [Gaussian] * n
-        np.testing.assert_allclose(_widths(kernels[:n]), factor * np.array(_widths(kernels[n:])), rtol=1e-12)
+    assert type(collection(_normal(9, 15, 256))[0]) is Laplace
+    kernels = collection(_normal(9, 15, 257))
+    assert [type(k) for k in kernels] == [Exponential] * 8 + [Gaussian] * 8
+    np.testing.assert_allclose(_widths(kernels[:8]), _widths(kernels[8:]), rtol=1e-12)
