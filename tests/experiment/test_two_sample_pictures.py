@@ -144,7 +144,9 @@ def test_words():
         == "p = 0.001, the smallest this many relabellings can give: A and B differ (level 0.05)"
     )
     assert pictures.verdict(0.05, 0.05, 999) == "p = 0.05: A and B differ (level 0.05)"
-    assert pictures.verdict(0.41, 0.01, 999) == "p = 0.41: no difference shown; what stands out may be chance (level 0.01)"
+    assert (
+        pictures.verdict(0.41, 0.01, 999) == "p = 0.41: no difference shown; what stands out may be chance (level 0.01)"
+    )
 
 
 def _images(n, m, size=(3, 20, 30)):

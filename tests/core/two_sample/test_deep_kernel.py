@@ -67,14 +67,23 @@ def test_network_starts_as_the_gaussian_of_its_width(generator):
     assert torch.pdist(phi[:, 4:]).square().median().item() == pytest.approx(0.1, rel=1e-2)
 
 
-@pytest.mark.parametrize(("shape", "width"), [((1, 8, 8), 100), ((3, 40, 32), 300)])
-def test_images(shape, width, generator):
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 40, 32), (3, 70, 96)])
+def test_images(shape, generator):
     """Rows of pixels go through the convolutions; one image's features do not depend on the others."""
     rows = torch.rand(20, math.prod(shape), generator=generator) * 2 - 1
     network = FeatureNetwork(convolutional(shape), rows, None, 1.0)
     phi = features(network, rows)
-    assert phi.shape == (20, width)
+    assert phi.shape == (20, 64)
     torch.testing.assert_close(network(rows[:3]), phi[:3], atol=1e-4, rtol=1e-4)
+
+
+def test_images_are_seen_wherever_things_are(generator):
+    """A pattern well inside the image has the same features when it moves by the stride of all convolutions."""
+    images = torch.zeros(30, 1, 32, 32)
+    images[:, :, 12:16, 12:16] = torch.rand(30, 1, 4, 4, generator=generator)
+    network = FeatureNetwork(convolutional((1, 32, 32)), images.flatten(1), None, 1.0)
+    moved = images.roll((4, -4), (2, 3)).flatten(1)
+    torch.testing.assert_close(network(moved), network(images.flatten(1)), atol=1e-4, rtol=1e-4)
 
 
 def test_constant_column_does_not_explode(generator):
