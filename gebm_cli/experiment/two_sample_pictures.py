@@ -165,7 +165,7 @@ def draw_null(axes: Axes, statistic: float, null: Tensor, alpha: float, label: s
 
 def _observed(axes: Axes, statistic: float, left: float, right: float) -> None:
     """The observed value as a line, or where it is far out, as an arrow at the edge."""
-    text = f"observed: {statistic:.3g}"
+    text = f"observed: {statistic:,.0f}" if 1e3 <= abs(statistic) < 1e9 else f"observed: {statistic:.3g}"
     if left <= statistic <= right:
         axes.axvline(statistic, color=INK, linewidth=2.2, label=text)
         return

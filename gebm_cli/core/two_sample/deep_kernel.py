@@ -148,8 +148,8 @@ def mlp(d: int) -> nn.Sequential:
 def convolutional(image_shape: Sequence[int]) -> nn.Sequential:
     """Three convolutions, the first at full size up to 32 pixels, the mean over places, and a linear layer: (n, c h w) -> (n, 64).
 
-    Deviation: the paper has four convolutions of stride 2, batch normalisation and a linear layer of all places. Batch normalisation
-    makes phi(x) depend on what else is in the batch; and without the mean over places a few hundred images do not teach a network
+    Deviation: the paper has four convolutions of stride 2, batch normalisation and a linear layer of all places. With batch norm
+    phi(x) depends on what else is in the batch; and without the mean over places a few hundred images do not teach a network
     what compression or blur do to all of them alike.
     """
     c, h, w = image_shape
