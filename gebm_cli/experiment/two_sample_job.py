@@ -169,7 +169,7 @@ def require_testable(job: TwoSampleJob, sides: list[Input | Known]) -> None:
         ):  # a set and itself is no mistake, but a note
             raise UsageError(
                 f"{streams[stream]} and {side.name}: were drawn with the same random numbers, and the test needs independent "
-                "sets; draw one of them again with another --seed of `gebm sample`"
+                f"sets; draw one of them again with another seed{_next_seed(stream)}"
             )
         streams[stream] = side.name
     if job.is_relative:
@@ -183,6 +183,10 @@ def require_testable(job: TwoSampleJob, sides: list[Input | Known]) -> None:
             f"--alpha {job.asked.alpha:g}: cannot be reached, since so few samples have only {group.n_distinct:.0f} "
             f"relabellings that differ, and p is at least {1 / group.n_distinct:.2g}; give more samples"
         )
+
+
+def _next_seed(stream: tuple[object, ...]) -> str:
+    return f", `gebm sample --seed {stream[2] + 1}`" if isinstance(stream[2], int) else ""
 
 
 def _require_split(job: TwoSampleJob, side: Input | Known) -> None:
