@@ -68,6 +68,11 @@ def read_input(text: str, root: Path, context: Run | None = None) -> Input:
         if place.is_dir():
             return _read_dir(place, text)
         if place.is_file():
+            if place.suffix.lower() not in (".npy", ".npz"):
+                raise UsageError(
+                    f"{text}: expected a folder, a .zip or .tar of images, .npy or .npz; of a table in text, write "
+                    "numpy.save('table.npy', numpy.loadtxt('table.csv', delimiter=','))"
+                )
             return Input(text, read_array(str(place))[0])
     name, _, split = text.partition(":")
     split = split or "train"

@@ -210,6 +210,13 @@ def _disagreements(files: list[Path], arrays: list[np.ndarray], common: tuple[in
     ]
 
 
+_REMEDIES = {  # by whether the numbers are whole, and the dimensions
+    (True, 2): "; save a table as array.astype('float32')",
+    (True, 1): "; save one column as array.astype('float32').reshape(-1, 1)",
+    (False, 1): "; save one column as array.reshape(-1, 1)",
+}
+
+
 def read_array(path: str) -> tuple[Tensor, Tensor | None]:
     """A .npy or .npz file as uint8 images (n, c, h, w) or float32 points (n, d), with `labels` where the file has them.
 
@@ -231,12 +238,14 @@ def read_array(path: str) -> tuple[Tensor, Tensor | None]:
             points = data.astype(np.float32)
         if np.isfinite(points).all():
             return torch.from_numpy(points), labels
+        row, column = np.argwhere(~np.isfinite(points))[0]
         raise UsageError(
-            f"{path}: `{known[0]}` holds NaN, infinite or too large numbers; float32 points must be finite"
+            f"{path}: `{known[0]}` holds NaN, infinite or too large numbers, first in row {row}, column {column}; float32 points "
+            "must be finite"
         )
     raise UsageError(
         f"{path}: `{known[0]}` is {data.dtype} of shape {data.shape}; expected uint8 images (n, height, width, 1 or 3) "
-        "or float points (n, d), with n at least 1"
+        f"or float points (n, d), with n at least 1{_REMEDIES.get((data.dtype.kind in 'iub', data.ndim), '')}"
     )
 
 
