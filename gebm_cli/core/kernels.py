@@ -5,6 +5,7 @@ A kernel maps (n, d) and (m, d) to the (n, m) matrix k(x_i, y_j), in the data's 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -21,14 +22,14 @@ class Kernel(Protocol):
         ...
 
 
-class OfDistance:
+class OfDistance(ABC):
     """A kernel that is a function of one distance, so that kernels of the same distance can share its matrix."""
 
     metric: ClassVar[str] = "squared"
 
+    @abstractmethod
     def of(self, distances: Tensor) -> Tensor:
         """The kernel of distances of its metric, elementwise; a new tensor."""
-        raise NotImplementedError
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return self.of(METRICS[self.metric](x, y))
@@ -100,8 +101,8 @@ class RationalQuadratic:
     bandwidth: float = 1.0
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        distances = squared_distances(x, y) / self.bandwidth**2 if self.bandwidth != 1.0 else squared_distances(x, y)
-        mixture = torch.stack([torch.exp(-a * torch.log1p(distances / (2.0 * a))) for a in self.alphas]).sum(0)
+        distances, unit = squared_distances(x, y), 2.0 * self.bandwidth**2
+        mixture = torch.stack([torch.exp(-a * torch.log1p(distances / (a * unit))) for a in self.alphas]).sum(0)
         return _plus_linear(mixture, self.linear, x, y)
 
 
@@ -161,9 +162,9 @@ class MeanKernel:
         return first / len(self.kernels)
 
 
-def median_bandwidth(pooled: Tensor, max_points: int = 2000) -> float:
+def median_bandwidth(pooled: Tensor, max_points: int = 2000, metric: str = "squared") -> float:
     """The median of |a - b| over distinct pairs of the pooled sample (n, d); a median of 0 gives 1. See `pooled_distances`."""
-    median = pooled_distances(pooled, max_points=max_points).median().item()
+    median = pooled_distances(pooled, metric, max_points).median().item()
     return median if median > 0 else 1.0
 
 

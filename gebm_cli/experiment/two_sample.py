@@ -22,7 +22,7 @@ from gebm_cli.experiment.score_checks import require_alike, require_comparable, 
 from gebm_cli.experiment.score_checks import require_flags as require_score_flags
 from gebm_cli.experiment.score_job import Begin, network_of, reader, settings_of
 from gebm_cli.experiment.two_sample_drawing import draw_matrix, draw_test
-from gebm_cli.experiment.two_sample_job import TwoSampleJob, require_flags, require_testable
+from gebm_cli.experiment.two_sample_job import TwoSampleJob, is_settled, require_files, require_fit, require_testable
 from gebm_cli.experiment.two_sample_plans import predicted, relative
 from gebm_cli.experiment.two_sample_records import EFFECT_ROWS, tested
 
@@ -62,19 +62,20 @@ def compare_sets(
         UsageError: a set, a network or an option that cannot be used; all of them are read before any long work.
     """
     require_score_flags(job.scores)
-    require_flags(job)
+    require_files(job)
+    if is_settled(job):
+        require_fit(job)
     read, sources = reader(job.scores, begin), []
     owner = job.scores.run
     for text in [*job.scores.samples, *([job.reference] if job.reference else [])]:
         sources.append(read(text, owner))
         owner = owner or getattr(sources[-1], "run", None)
     job = settle(job, owner)
-    require_flags(job)
+    require_fit(job)
     require_alike(job.scores, sources)
     require_testable(job, sources)
-    if (
-        job.scores.features is None and owner is None
-    ):  # pixels, or a classifier that is learned first: either needs one size
+    # Pixels, or a classifier that would be learned first: either needs one size.
+    if job.scores.features is None and owner is None:
         require_one_size("pixels", [source for source in sources if isinstance(source, Input)])
     network = network_of(job.scores, sources, begin)
     require_comparable(job.scores, network, sources)

@@ -47,9 +47,8 @@ def _panel(a: Side, b: Side, finding: Finding) -> Panel:
     x, y = a.require_features("a picture"), b.require_features("a picture")
     if x.shape[1] <= 2 and finding.x.shape[1] == x.shape[1] and finding.scores is None:
         rows = (finding.rows[0].to(x.device)[:MOST_ROWS], finding.rows[1].to(y.device)[:MOST_ROWS])
-        return panel_of(
-            finding.kernel, x[rows[0]].double(), y[rows[1]].double()
-        )  # far from 0 float32 has no digits left
+        # Far from 0 float32 has no digits left.
+        return panel_of(finding.kernel, x[rows[0]].double(), y[rows[1]].double())
     found = finding.scores or witness(finding.kernel, finding.x[:MOST_ROWS], finding.y[:MOST_ROWS])
     at_x, at_y = _in_spreads(*found)
     if not all(isinstance(side.source, Input) and not side.source.is_points for side in (a, b)):

@@ -16,6 +16,7 @@ from gebm_cli.experiment.files import require_free
 from gebm_cli.experiment.inputs import Input
 from gebm_cli.experiment.known import Known
 from gebm_cli.experiment.score_job import Job
+from gebm_cli.experiment.scored_inputs import holds_images
 from gebm_cli.experiment.two_sample_pictures import require_picture_suffix
 
 FEWEST = 4
@@ -58,11 +59,31 @@ class TwoSampleJob:
         return self.asked.alpha / max(1, self.n_pairs)
 
 
-def require_flags(job: TwoSampleJob) -> None:
-    """Refuse, before anything is read, flags that do not fit each other and files that cannot be written."""
+def require_files(job: TwoSampleJob) -> None:
+    """Refuse, before anything is read, too few sets and files that cannot be written."""
     sets = len(job.scores.samples)
     if sets < 2:
         raise UsageError(f"a test needs two sets, got {sets}; give two folders, archives, arrays, runs or data sets")
+    if job.picture is not None:
+        require_picture_suffix(Path(job.picture))
+    if job.record is not None and not job.record.endswith((".yaml", ".yml")):
+        raise UsageError(f"--record {job.record}: expected a name that ends in .yaml")
+    for flag, name in (("--picture", job.picture), ("--record", job.record)):
+        if name is not None:
+            require_free(Path(name))
+            if not Path(name).absolute().parent.is_dir():
+                raise UsageError(f"{flag} {name}: its folder does not exist; make it, or name a file in another one")
+
+
+def is_settled(job: TwoSampleJob) -> bool:
+    """Whether no set can bring an experiment, whose keys would stand under the flags."""
+    names = job.scores.samples
+    return job.scores.run is not None or all(holds_images(name) or Path(name).is_file() for name in names)
+
+
+def require_fit(job: TwoSampleJob) -> None:
+    """Refuse flags that do not fit each other, or the test that the flags and the experiment ask for."""
+    sets = len(job.scores.samples)
     if job.is_relative:
         _require_relative(job, sets)
     elif job.power:
@@ -74,15 +95,6 @@ def require_flags(job: TwoSampleJob) -> None:
             f"--permutations {math.ceil(1 / job.strictest) - 1}"
         )
     _require_options(job)
-    if job.picture is not None:
-        require_picture_suffix(Path(job.picture))
-    if job.record is not None and not job.record.endswith((".yaml", ".yml")):
-        raise UsageError(f"--record {job.record}: expected a name that ends in .yaml")
-    for flag, name in (("--picture", job.picture), ("--record", job.record)):
-        if name is not None:
-            require_free(Path(name))
-            if not Path(name).absolute().parent.is_dir():
-                raise UsageError(f"{flag} {name}: its folder does not exist; make it, or name a file in another one")
 
 
 def _require_relative(job: TwoSampleJob, sets: int) -> None:
@@ -164,9 +176,8 @@ def require_testable(job: TwoSampleJob, sides: list[Input | Known]) -> None:
     streams: dict[object, str] = {}
     for side in sides:
         stream = side.stream if isinstance(side, Input) else None
-        if (
-            stream is not None and streams.get(stream, side.name) != side.name
-        ):  # a set and itself is no mistake, but a note
+        # A set and itself is no mistake, but a note.
+        if stream is not None and streams.get(stream, side.name) != side.name:
             raise UsageError(
                 f"{streams[stream]} and {side.name}: were drawn with the same random numbers, and the test needs independent "
                 f"sets; draw one of them again with another seed{_next_seed(stream)}"

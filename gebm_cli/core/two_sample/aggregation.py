@@ -19,7 +19,7 @@ from gebm_cli.core.two_sample.relabelling import Permutations, Relabelings, Sign
 FEWEST_PAIRS = 50  # below, permutations have more relabelings to offer than sign flips and cost nothing
 
 
-@dataclass(frozen=True)
+@dataclass
 class One:
     """The MMD^2 of one kernel as a statistic."""
 
@@ -30,7 +30,7 @@ class One:
 
     @property
     def rounding(self) -> float:
-        return self.mmd.rounding
+        return self.mmd.rounding[0].item()
 
     @property
     def max_columns(self) -> int:
@@ -63,7 +63,8 @@ class Fuse:
 
     @property
     def rounding(self) -> float:
-        return self.weights.max().item() * self.mmd.rounding
+        # Kernel by kernel: the weight of one that is nearly 0 is no measure of how another rounds.
+        return (self.weights * self.mmd.rounding).max().item()
 
     @property
     def max_columns(self) -> int:
@@ -87,8 +88,10 @@ def relabelled_each(mmd: RelabelledMmd, relabelings: Relabelings, count: int, ge
     return torch.cat([parts[0][:, :1], *(part[:, 1:] for part in parts)], 1)
 
 
-def aggregated(values: Tensor, rounding: float) -> Relabelled:
+def aggregated(values: Tensor, rounding: Tensor | float) -> Relabelled:
     """MMDAgg: the smallest of the kernels' p-values, tested by its own law under the same relabelings; values (K, 1 + B).
+
+    `rounding` is how far equal values may lie apart, of each kernel (K,) or of all.
 
     With p_k(b) the share of columns of kernel k that reach column b, the statistic of column b is -min_k p_k(b), and p is the
     share of columns that reach the observed one. Exact, since the observed column is one of 1 + B exchangeable ones. Up to K
@@ -97,12 +100,13 @@ def aggregated(values: Tensor, rounding: float) -> Relabelled:
     give a decision; this is that test with uniform weights and one set of relabelings (Westfall & Young 1993), and has a p-value.
     """
     columns = values.shape[1]
-    smallest = torch.stack([_shares(row, rounding) for row in values]).min(0).values
-    scale = values.square().mean(1, keepdim=True).sqrt().clamp(min=max(rounding, 1e-300))
-    largest = (values / scale).max(0).values
+    rounding = torch.as_tensor(rounding, dtype=values.dtype).expand(len(values))
+    smallest = torch.stack([_shares(row, r) for row, r in zip(values, rounding.tolist(), strict=True)]).min(0).values
+    scale = values.square().mean(1).sqrt().maximum(rounding).clamp(min=1e-300)
+    largest = (values / scale[:, None]).max(0).values
     # Less than half of the distance between two p-values, so that it only breaks ties.
     scores = (largest / (1.0 + largest.abs()) - 1.0) / (4 * columns) - smallest
-    tolerance = rounding / scale.min().item() / (4 * columns)
+    tolerance = (rounding / scale).max().item() / (4 * columns)
     observed, null = scores[0].item(), scores[1:]
     return Relabelled(observed, null, (1 + count_reaching(null, observed, tolerance)) / columns)
 

@@ -44,8 +44,8 @@ def kernel_of(name: KernelName, bandwidths: Sequence[float], pooled: Tensor) -> 
         return Polynomial(3)
     if name == "energy":
         return EnergyDistance()
-    median = median_bandwidth if name != "laplace" else _l1_median
-    kernels = tuple(OF_BANDWIDTH[name](b) for b in tuple(bandwidths) or (median(pooled),))
+    widths = tuple(bandwidths) or (median_bandwidth(pooled, metric=_metric(name)),)
+    kernels = tuple(OF_BANDWIDTH[name](b) for b in widths)
     return kernels[0] if len(kernels) == 1 else MeanKernel(kernels)
 
 
@@ -61,9 +61,8 @@ def described(kernel: Kernel) -> dict[str, Any]:
     return told if width is None else told | {"bandwidth": width}
 
 
-def _l1_median(pooled: Tensor) -> float:
-    median = pooled_distances(pooled, "l1").median().item()
-    return median if median > 0 else 1.0
+def _metric(name: KernelName) -> str:
+    return "l1" if name == "laplace" else "squared"
 
 
 def collection(pooled: Tensor, n_bandwidths: int = 8, max_points: int = 1000) -> list[Kernel]:
@@ -108,7 +107,7 @@ def grid(name: KernelName, pooled: Tensor, n_bandwidths: int = N_GRID, max_point
     """
     if name not in OF_BANDWIDTH:
         return [kernel_of(name, (), pooled)]
-    metric = "l1" if name == "laplace" else "squared"
+    metric = _metric(name)
     largest = _range(pooled_distances(pooled, metric, max_points))[1]
     if not largest > 0:
         return [OF_BANDWIDTH[name](1.0)]

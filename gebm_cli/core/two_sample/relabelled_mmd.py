@@ -65,11 +65,10 @@ class RelabelledMmd:
         self.squares = self._spread = torch.zeros(len(self.kernels), dtype=torch.float64)
 
     @property
-    def rounding(self) -> float:
-        """Of the statistics: that of an entry of the kernel, averaged over a row."""
+    def rounding(self) -> Tensor:
+        """Of each kernel's statistics, (K,): that of an entry of the kernel, averaged over a row. After a call."""
         pooled = len(self.x) + len(self.y)
-        entry = (self.squares.max().item() / (pooled * (pooled - 1))) ** 0.5
-        spread = (self._spread.max().item() / (pooled * (pooled - 1))) ** 0.5
+        entry, spread = ((sums / (pooled * (pooled - 1))).sqrt() for sums in (self.squares, self._spread))
         return torch.finfo(self.x.dtype).eps * (8 * spread + 8 * entry / pooled**0.5)
 
     @property
