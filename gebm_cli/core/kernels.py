@@ -35,14 +35,33 @@ class OfDistance(ABC):
         return self.of(METRICS[self.metric](x, y))
 
 
+class Radial(ABC):
+    """A kernel phi(|x - y|^2) + rest(x, y), whose rest has sums in closed form: what fields and their gradients are made of."""
+
+    cusp: ClassVar[bool] = False
+    """Whether phi has no slope at 0, which is then taken as 0."""
+
+    @abstractmethod
+    def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
+        """phi and phi' of squared distances, which are used up; a number for the slope is that multiple of phi."""
+
+    def rest(self, t: Tensor, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor] | None:
+        """sum_j weights_j rest(t, points_j), (k,) float64, and its gradient in t (k, d); None where there is no rest."""
+        return None
+
+
 @dataclass(frozen=True)
-class Gaussian(OfDistance):
+class Gaussian(OfDistance, Radial):
     """k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2))."""
 
     bandwidth: float
 
     def of(self, distances: Tensor) -> Tensor:
         return (distances * (-0.5 / self.bandwidth**2)).exp_()
+
+    def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
+        slope = -0.5 / self.bandwidth**2
+        return squared.mul_(slope).exp_(), slope
 
 
 @dataclass(frozen=True)
@@ -57,13 +76,19 @@ class Laplace(OfDistance):
 
 
 @dataclass(frozen=True)
-class Exponential(OfDistance):
+class Exponential(OfDistance, Radial):
     """k(x, y) = exp(-|x - y| / bandwidth), the Matern kernel of order 1/2; Laplace's where |.|_1 would cost too much."""
 
     bandwidth: float
+    cusp: ClassVar[bool] = True
 
     def of(self, distances: Tensor) -> Tensor:
         return (distances.sqrt() * (-1.0 / self.bandwidth)).exp_()
+
+    def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
+        root = squared.sqrt_()
+        kernel = (root * (-1.0 / self.bandwidth)).exp_()
+        return kernel, kernel * _inverse(root).mul_(-0.5 / self.bandwidth)
 
 
 @dataclass(frozen=True)
@@ -75,9 +100,15 @@ class Polynomial:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + 1.0) ** self.degree
 
+    def with_slope(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """k and its derivative by x.y, (n, m) each."""
+        base = (x @ y.T).div_(x.shape[1]).add_(1.0)
+        power = base ** (self.degree - 1)
+        return base.mul_(power), power.mul_(self.degree / x.shape[1])
+
 
 @dataclass(frozen=True)
-class GaussianMixture:
+class GaussianMixture(Radial):
     """k(x, y) = sum_s exp(-|x - y|^2 / (2 s^2)) + linear x.y, by default with the bandwidths of MMD-GAN's code, unit weights."""
 
     bandwidths: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
@@ -88,9 +119,20 @@ class GaussianMixture:
         mixture = torch.stack([torch.exp(distances / (-2.0 * s**2)) for s in self.bandwidths]).sum(0)
         return _plus_linear(mixture, self.linear, x, y)
 
+    def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
+        kernel, slope = torch.zeros_like(squared), torch.zeros_like(squared)
+        for rate in (-0.5 / s**2 for s in self.bandwidths):
+            term = (squared * rate).exp_()
+            kernel.add_(term)
+            slope.add_(term, alpha=rate)
+        return kernel, slope
+
+    def rest(self, t: Tensor, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor] | None:
+        return _linear_sum(self.linear, t, points, weights) if self.linear else None
+
 
 @dataclass(frozen=True)
-class RationalQuadratic:
+class RationalQuadratic(Radial):
     """k(x, y) = sum_a (1 + |x - y|^2 / (2 a bandwidth^2))^-a + linear x.y (Binkowski et al. 2018, appendix; rq*: linear = 1).
 
     Deviation: the released code uses a in {.1, 1, 10}; the default is the paper's.
@@ -105,10 +147,24 @@ class RationalQuadratic:
         mixture = torch.stack([torch.exp(-a * torch.log1p(distances / (a * unit))) for a in self.alphas]).sum(0)
         return _plus_linear(mixture, self.linear, x, y)
 
+    def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
+        kernel, slope, unit = torch.zeros_like(squared), torch.zeros_like(squared), 2.0 * self.bandwidth**2
+        for a in self.alphas:
+            base = (squared / (a * unit)).add_(1.0)
+            term = base.log().mul_(-a).exp_()
+            kernel.add_(term)
+            slope.sub_(term.div_(base), alpha=1.0 / unit)
+        return kernel, slope
+
+    def rest(self, t: Tensor, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor] | None:
+        return _linear_sum(self.linear, t, points, weights) if self.linear else None
+
 
 @dataclass(frozen=True)
-class EnergyDistance:
+class EnergyDistance(Radial):
     """k(x, y) = (|x| + |y| - |x - y|) / 2, with which MMD^2 is half of the energy distance (Sejdinovic et al. 2013)."""
+
+    cusp: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         # sqrt has no gradient at 0, which is where the diagonal lies up to rounding: there the root is taken as 0.
@@ -117,10 +173,32 @@ class EnergyDistance:
         root = torch.where(positive, squared.where(positive, 1.0).sqrt(), 0.0)
         return 0.5 * (norms[0] + norms[1] - root)
 
+    def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
+        root = squared.sqrt_()
+        return root * -0.5, _inverse(root).mul_(-0.25)
+
+    def rest(self, t: Tensor, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(|t| sum_j weights_j + sum_j weights_j |points_j|) / 2, which is a constant where the weights sum to 0."""
+        norms, others = (torch.linalg.vector_norm(z, dim=1, dtype=torch.float64) for z in (t, points))
+        total = weights.sum()
+        value = 0.5 * (norms * total + weights @ others)
+        return value, (0.5 * total * _inverse(norms))[:, None] * t
+
 
 def _plus_linear(kernel: Tensor, weight: float, x: Tensor, y: Tensor) -> Tensor:
     """Adds weight x.y; the diagonal of the result is then no constant, so no estimate may take it for one."""
     return kernel + weight * (x @ y.T) if weight else kernel
+
+
+def _linear_sum(weight: float, t: Tensor, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_j weights_j weight t.points_j and its gradient, which is the same at every t."""
+    direction = weight * (weights.to(points.dtype) @ points)
+    return (t @ direction).double(), direction.expand_as(t)
+
+
+def _inverse(root: Tensor) -> Tensor:
+    """1 / root, and 0 at 0."""
+    return root.reciprocal().masked_fill_(root == 0, 0.0)
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
