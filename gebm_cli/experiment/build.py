@@ -24,8 +24,6 @@ from gebm_cli.experiment.plugins import check_plugins
 from gebm_cli.experiment.run import Run
 from gebm_cli.experiment.schema import Experiment
 
-TOY_SEED = 0  # a data set is the same in every run, whatever the run's seed
-
 
 def build_dataset(data: schema.data.Data) -> Dataset:
     """The data set of an experiment, in memory on the CPU, or of a large one what decodes it; an error names the remedy."""
@@ -56,7 +54,7 @@ def build_dataset(data: schema.data.Data) -> Dataset:
             data.split_seed,
             data.whiten,
         )
-    return toy_dataset(data.name, data.n, data.noise_std, TOY_SEED)
+    return toy_dataset(data.name, data.n, data.noise_std, data.seed, data.shift, data.scale)
 
 
 def dataset_at_hand(experiment: Experiment) -> Dataset | str:

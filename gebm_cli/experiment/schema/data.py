@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from gebm_cli.experiment.schema.common import Count, NonNegative, Section, Seed
+from gebm_cli.experiment.schema.common import Count, NonNegative, Positive, Section, Seed
 
 Workers = Annotated[int, Field(ge=0, le=256)]
 
@@ -52,16 +52,50 @@ class Array(Section):
     held_out: NonNegative = Field(0.1, lt=1, description="Fraction kept out of training, chosen by a fixed shuffle.")
 
 
+ToyName = Literal[
+    "ring",
+    "grid",
+    "two-moons",
+    "thin-manifold",
+    "gaussian",
+    "segment",
+    "three-rings",
+    "heart",
+    "spiral",
+    "conditional-sine",
+    "conditional-branches",
+]
+EXACT = ("gaussian", "segment", "three-rings", "heart", "spiral")  # toys without noise, unless it is asked for
+
+
 class Toy(Section):
     """Points in the plane drawn from a known density."""
 
     kind: Literal["toy"]
-    name: Literal["ring", "grid", "two-moons", "thin-manifold", "conditional-sine", "conditional-branches"] = Field(
-        description="ring: 8 Gaussians; grid: 25 Gaussians; thin-manifold: the unit circle with uneven mass; conditional-*: a "
-        "condition x uniform in [-1, 1], and y given x, near sin(pi x) or near either of +-(x^2 + 1/4)."
+    name: ToyName = Field(
+        description="ring: 8 Gaussians; grid: 25 Gaussians; thin-manifold: the unit circle with uneven mass; gaussian: N(0, I); "
+        "segment: (0, u) with u uniform in [0, 1]; three-rings: circles of radius 0.3, one under the other; heart: a solid heart; "
+        "spiral: a curve of two turns; conditional-*: a condition x uniform in [-1, 1], and y given x, near sin(pi x) or near "
+        "either of +-(x^2 + 1/4)."
     )
     n: Count = Field(10_000, description="Number of training points; as many again, up to 10,000, are held out.")
-    noise_std: NonNegative = Field(0.05, description="Standard deviation of the noise around the support.")
+    noise_std: NonNegative = Field(
+        0.05,
+        description="Standard deviation of the noise around the support, a distance whatever the scale. "
+        f"Default 0 for {', '.join(EXACT[:-1])} and {EXACT[-1]}.",
+    )
+    shift: tuple[float, float] = Field(
+        (0.0, 0.0), description="Added to every point; `[3, 0]` moves them to the right."
+    )
+    scale: Positive = Field(1.0, description="Multiplies the support, before noise and shift.")
+    seed: Seed = Field(0, description="Seed of the points, which are the same in every run whatever the run's seed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_noise_unless_asked(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("name") in EXACT:
+            return {"noise_std": 0.0} | given
+        return given
 
 
 class Celeba(Section):

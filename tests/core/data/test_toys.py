@@ -10,9 +10,14 @@ import torch
 from scipy.stats import chi2, chisquare, kstest
 
 from gebm_cli.core.data.toys import draw_toy, on_circle, toy_dataset
+from gebm_cli.core.device import make_generator
 
-TOYS = ["ring", "grid", "two-moons", "thin-manifold", "conditional-sine", "conditional-branches"]
+FIRST = ["ring", "grid", "two-moons", "thin-manifold", "conditional-sine", "conditional-branches"]
+EXACT = ["gaussian", "segment", "three-rings", "heart", "spiral"]
+TOYS = FIRST + EXACT
 N = 20_000
+RING = [[-0.9530169367790222, -0.0371660515666008], [-0.9907609820365906, -0.012394862249493599]]
+RING_SUM = 54.37357467250581
 
 
 def _centres(name):
@@ -137,6 +142,116 @@ def test_branches_are_labelled_and_weighted(generator):
         inside = (x >= -1 + k / 5) & (x < -0.8 + k / 5)
         z = (upper - p)[inside].sum() / np.sqrt((p * (1 - p))[inside].sum())
         assert abs(z) < 4.5, f"bin {k}: z = {z:.1f}"
+
+
+# ----------------------------------------------------------------------------------------------------- shapes, without noise
+
+
+def _rms(values):
+    return float(np.sqrt((np.asarray(values) ** 2).mean()))
+
+
+def test_gaussian_is_standard_normal(generator):
+    """Each coordinate is N(0, 1) by Kolmogorov and Smirnov, and they are not correlated."""
+    points, labels = draw_toy("gaussian", N, 0.0, generator)
+    columns = points.double().numpy().T
+    assert all(kstest(c, "norm").pvalue > 1e-4 for c in columns) and labels.eq(0).all()
+    assert abs((columns[0] * columns[1]).mean()) * math.sqrt(N) < 4
+
+
+def test_segment_is_uniform_and_vertical(generator):
+    """(0, u) with u ~ U(0, 1) by Kolmogorov and Smirnov."""
+    points, _ = draw_toy("segment", N, 0.0, generator)
+    assert points[:, 0].eq(0).all() and kstest(points[:, 1].numpy(), "uniform").pvalue > 1e-4
+
+
+def test_three_rings_are_where_the_paper_has_them(generator):
+    """Radius .3 around (0, 0), (0, -.75), (0, -1.5) by the label, equally likely, with uniform angles."""
+    points, labels = draw_toy("three-rings", N, 0.0, generator)
+    centres = torch.tensor([[0.0, 0], [0, -0.75], [0, -1.5]])
+    around = points - centres[labels]
+    assert (around.norm(dim=1) - 0.3).abs().max() < 1e-6
+    assert kstest((_angle(around) + math.pi) / (2 * math.pi), "uniform").pvalue > 1e-4
+    assert chisquare(np.bincount(labels, minlength=3)).pvalue > 1e-4
+
+
+def test_heart_is_uniform_on_its_solid(generator):
+    """Mean 0 and, against a fine lattice of the solid's own inequality, the same shares in 36 cells by chi-squared."""
+    points, _ = draw_toy("heart", N, 0.0, generator)
+    z = points.double().mean(0) / points.double().std(0) * math.sqrt(N)
+    assert z.abs().max() < 4, z.tolist()
+    across, up = np.meshgrid(np.linspace(-1, 1, 2001)[:-1] + 5e-4, np.linspace(-1.1, 2, 3101)[:-1] + 5e-4)
+    inside = across**2 + (up - np.abs(across) ** (2 / 3)) ** 2 <= 1
+    lattice = np.stack([across[inside], up[inside]], 1)
+    lattice[:, 1] -= lattice[:, 1].mean()
+    cells = [np.linspace(-1.001, 1.001, 7), np.linspace(-1.6, 1.2, 7)]
+    expected = np.histogram2d(*lattice.T, bins=cells)[0].ravel()
+    counts = np.histogram2d(*points.double().numpy().T, bins=cells)[0].ravel()
+    assert counts.sum() == N and counts[expected == 0].sum() == 0
+    kept = expected > 0.001 * expected.sum()
+    expected = expected[kept] / expected[kept].sum() * counts[kept].sum()
+    assert chisquare(counts[kept], expected).pvalue > 1e-4
+
+
+def test_spiral_is_uniform_in_arc_length(generator):
+    """On r = angle / (4 pi), with the share of its length up to each point, integrated numerically, uniform."""
+    points, _ = draw_toy("spiral", N, 0.0, generator)
+    angle = 4 * math.pi * points.double().norm(dim=1).numpy()
+    on_curve = (angle / (4 * math.pi))[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    assert np.abs(on_curve - points.double().numpy()).max() < 2e-6
+    grid = np.linspace(0, 4 * math.pi, 20_001)
+    speed = np.hypot(1, grid)
+    length = np.concatenate([[0], np.cumsum((speed[1:] + speed[:-1]) / 2)])
+    assert kstest(np.interp(angle, grid, length / length[-1]), "uniform").pvalue > 1e-4
+
+
+# ------------------------------------------------------------------------------------------------------------ moved ones
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_scale_multiplies_the_support_and_shift_moves_it(name):
+    """Without noise the points of one generator are scale * s + shift; the labels are the same."""
+    (plain, labels), (moved, same) = (
+        draw_toy(name, 500, 0.0, torch.Generator().manual_seed(3), *more) for more in ((), ((3.0, -1.0), 0.5))
+    )
+    torch.testing.assert_close(moved, 0.5 * plain + torch.tensor([3.0, -1.0]))
+    assert torch.equal(labels, same)
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 4.0])
+def test_noise_is_a_distance_whatever_the_scale(scale, generator):
+    """Residuals of a scaled ring have variance noise_std^2, by its chi-squared law."""
+    points, labels = draw_toy("ring", N, 0.05, generator, (1.0, 2.0), scale)
+    residuals = (points.double().numpy() - np.array([1.0, 2.0]) - scale * _centres("ring")[labels.numpy()]) / 0.05
+    low, high = chi2.interval(1 - 1e-4, 2 * N)
+    assert low < (residuals**2).sum() < high, f"{_rms(residuals):.4f}"
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_first_toys_keep_their_streams(name):
+    """What experiments were made with: one generator for each half, the labels of its seed unchanged, bit for bit."""
+    dataset = toy_dataset(name, 50, 0.05, 0)
+    for part, points in (("train", dataset.train), ("held-out", dataset.held_out)):
+        assert torch.equal(points, draw_toy(name, 50, 0.05, make_generator(0, "toy", part))[0])
+
+
+def test_bits_of_a_ring_are_those_of_the_first_release():
+    """Numbers that were drawn before toys had parameters."""
+    points = toy_dataset("ring", 10_000, 0.05, 0).train
+    assert points[:2].tolist() == RING and points.double().sum().item() == RING_SUM
+
+
+def test_a_law_and_the_moved_law_are_independent_at_one_seed():
+    """Neither a translate nor a dilate of the sample that it is compared with: the correlation of each column is chance."""
+    plain = toy_dataset("gaussian", 4000, 0.0, 0).train.double()
+    for more in (((3.0, 0.0), 1.0), ((0.0, 0.0), 2.0)):
+        moved = toy_dataset("gaussian", 4000, 0.0, 0, *more).train.double()
+        for j in range(2):
+            r = torch.corrcoef(torch.stack([plain[:, j], moved[:, j]]))[0, 1].item()
+            assert abs(r) * math.sqrt(4000) < 4, f"correlation {r:.3f}"
+
+
+# ------------------------------------------------------------------------------------------------------------------- all
 
 
 def test_on_circle_is_cosine_and_sine():
