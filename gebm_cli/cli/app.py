@@ -16,7 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import typer
 
 from gebm_cli import __version__
-from gebm_cli.cli import doctor, evaluate, runs, sample, train, two_sample_test, validate, verdict
+from gebm_cli.cli import divergence, doctor, evaluate, flow, runs, sample, train, two_sample_test, validate, verdict
 from gebm_cli.errors import GebmError
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ app = typer.Typer(
     [bold]two-sample-test[/] and [bold]verdict[/] say whether the samples are closer to the data, and how sure that is.""",
     epilog="Exit codes: 0 done, 1 failed while running, 2 usage or configuration, 3 diverged, 130 interrupted after saving.",
 )
-for module in (train, doctor, sample, evaluate, two_sample_test, verdict, validate, runs):
+for module in (train, doctor, sample, evaluate, two_sample_test, divergence, flow, verdict, validate, runs):
     module.register(app)
 
 
@@ -82,9 +82,11 @@ def run(argv: list[str]) -> int:
 
 
 def _leave_world() -> None:
-    """Under torchrun: a process that ends with its group still open may be aborted by the group's threads."""
+    """Under torchrun: a process that ends with its group still open may be aborted by the group's threads, and so may one whose
+    peers have gone before it, so all leave together."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
         distributed.destroy_process_group()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ import torch
 from gebm_cli.core.evaluation.features import Features
 from gebm_cli.core.kernels import Gaussian, Kernel, median_bandwidth
 from gebm_cli.core.two_sample.multiple import holm
-from gebm_cli.experiment.extraction import Side, extract, from_file
+from gebm_cli.experiment.extraction import Side
 from gebm_cli.experiment.files import write_yaml
 from gebm_cli.experiment.inputs import Input
-from gebm_cli.experiment.known import Known
 from gebm_cli.experiment.run import Run
 from gebm_cli.experiment.score_checks import require_alike, require_comparable, require_enough, require_one_size
 from gebm_cli.experiment.score_checks import require_flags as require_score_flags
 from gebm_cli.experiment.score_job import Begin, network_of, reader, settings_of
+from gebm_cli.experiment.sides import side_of, standardised
 from gebm_cli.experiment.two_sample_drawing import draw_matrix, draw_test
 from gebm_cli.experiment.two_sample_job import TwoSampleJob, is_settled, require_files, require_fit, require_testable
 from gebm_cli.experiment.two_sample_plans import predicted, relative
@@ -81,9 +81,9 @@ def compare_sets(
     require_comparable(job.scores, network, sources)
     settings = settings_of(job.scores, network, sources)
     require_enough(job.scores, network, sources)
-    sides = [_side(job, source, network, settings, begin) for source in sources]
+    sides = [side_of(job.scores, source, network, settings, begin) for source in sources]
     if job.standardise:
-        sides = _standardised(sides)
+        sides = standardised(sides, "a test")
     outcome = Outcome()
     if job.is_relative:
         _keep(outcome, sides[0], relative(job, sides, network))
@@ -102,25 +102,6 @@ def compare_sets(
 def _keep(outcome: Outcome, side: Side, record: dict[str, Any]) -> None:
     outcome.records.append(record)
     outcome.owned.append((side.source.run if isinstance(side.source, Input) else None, record))
-
-
-def _side(
-    job: TwoSampleJob, source: Input | Known, network: Features | None, settings: dict[str, Any], begin: Begin
-) -> Side:
-    if isinstance(source, Known):
-        return from_file(source, settings, job.scores.device)
-    assert network is not None
-    tell = begin(f"{network.name} features of {source.name}", "images", len(source.data))
-    return extract(network, source, job.scores.world, source.run is None and not job.scores.no_cache, tell)
-
-
-def _standardised(sides: list[Side]) -> list[Side]:
-    """Every column with mean 0 and variance 1 over all sets together, which ignores what set a row is of."""
-    rows = [side.require_features("a test").double() for side in sides]
-    pooled = torch.cat(rows)
-    spread = pooled.std(0, correction=0)
-    spread = torch.where(spread > 0, spread, 1.0)
-    return [replace(s, features=((r - pooled.mean(0)) / spread).float()) for s, r in zip(sides, rows, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------------------------- all pairs

@@ -50,20 +50,20 @@ def _panel(a: Side, b: Side, finding: Finding) -> Panel:
         # Far from 0 float32 has no digits left.
         return panel_of(finding.kernel, x[rows[0]].double(), y[rows[1]].double())
     found = finding.scores or witness(finding.kernel, finding.x[:MOST_ROWS], finding.y[:MOST_ROWS])
-    at_x, at_y = _in_spreads(*found)
+    at_x, at_y = in_spreads(*found)
     if not all(isinstance(side.source, Input) and not side.source.is_points for side in (a, b)):
         return WitnessValues(at_x, at_y)
-    reads = [_reader(side, rows) for side, rows in zip((a, b), finding.rows, strict=True)]
+    reads = [reader_of(side, rows) for side, rows in zip((a, b), finding.rows, strict=True)]
     return WitnessImages(at_x, at_y, reads[0], reads[1])
 
 
-def _in_spreads(at_x: torch.Tensor, at_y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def in_spreads(at_x: torch.Tensor, at_y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The witness from the middle of its two means, in standard deviations: above 0 more like A, below 0 more like B."""
     middle, spread = (at_x.mean() + at_y.mean()) / 2, torch.cat([at_x, at_y]).std().clamp(min=1e-300)
     return (at_x - middle) / spread, (at_y - middle) / spread
 
 
-def _reader(side: Side, rows: torch.Tensor) -> Any:
+def reader_of(side: Side, rows: torch.Tensor) -> Any:
     """How the image of the i-th tested row is read."""
     assert isinstance(side.source, Input)
     data = side.source.data

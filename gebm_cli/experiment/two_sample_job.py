@@ -12,12 +12,11 @@ from gebm_cli.core.two_sample.names import FEATURE_MEANS, LEARNED, NO_BANDWIDTH,
 from gebm_cli.core.two_sample.p_values import smallest_p
 from gebm_cli.core.two_sample.relabelling import Permutations, Relabelings
 from gebm_cli.errors import UsageError
-from gebm_cli.experiment.files import require_free
 from gebm_cli.experiment.inputs import Input
 from gebm_cli.experiment.known import Known
 from gebm_cli.experiment.score_job import Job
 from gebm_cli.experiment.scored_inputs import holds_images
-from gebm_cli.experiment.two_sample_pictures import require_picture_suffix
+from gebm_cli.experiment.sides import require_independent, require_writable
 
 FEWEST = 4
 FEWEST_TO_LEARN = {"mmd-opt": 4, "deep": 20, "c2st": 10, "c2st-sign": 10, "me": 4, "scf": 4}
@@ -64,15 +63,7 @@ def require_files(job: TwoSampleJob) -> None:
     sets = len(job.scores.samples)
     if sets < 2:
         raise UsageError(f"a test needs two sets, got {sets}; give two folders, archives, arrays, runs or data sets")
-    if job.picture is not None:
-        require_picture_suffix(Path(job.picture))
-    if job.record is not None and not job.record.endswith((".yaml", ".yml")):
-        raise UsageError(f"--record {job.record}: expected a name that ends in .yaml")
-    for flag, name in (("--picture", job.picture), ("--record", job.record)):
-        if name is not None:
-            require_free(Path(name))
-            if not Path(name).absolute().parent.is_dir():
-                raise UsageError(f"{flag} {name}: its folder does not exist; make it, or name a file in another one")
+    require_writable(job.picture, job.record)
 
 
 def is_settled(job: TwoSampleJob) -> bool:
@@ -173,16 +164,7 @@ def require_testable(job: TwoSampleJob, sides: list[Input | Known]) -> None:
     for side in sides:
         if size_of(side) < FEWEST:
             raise UsageError(f"{side.name}: a test needs at least {FEWEST} samples a side, got {size_of(side)}")
-    streams: dict[object, str] = {}
-    for side in sides:
-        stream = side.stream if isinstance(side, Input) else None
-        # A set and itself is no mistake, but a note.
-        if stream is not None and streams.get(stream, side.name) != side.name:
-            raise UsageError(
-                f"{streams[stream]} and {side.name}: were drawn with the same random numbers, and the test needs independent "
-                f"sets; draw one of them again with another seed{_next_seed(stream)}"
-            )
-        streams[stream] = side.name
+    require_independent(sides, "the test")
     if job.is_relative:
         return
     for side in sides:
@@ -194,10 +176,6 @@ def require_testable(job: TwoSampleJob, sides: list[Input | Known]) -> None:
             f"--alpha {job.asked.alpha:g}: cannot be reached, since so few samples have only {group.n_distinct:.0f} "
             f"relabellings that differ, and p is at least {1 / group.n_distinct:.2g}; give more samples"
         )
-
-
-def _next_seed(stream: tuple[object, ...]) -> str:
-    return f", `gebm sample --seed {stream[2] + 1}`" if isinstance(stream[2], int) else ""
 
 
 def _require_split(job: TwoSampleJob, side: Input | Known) -> None:

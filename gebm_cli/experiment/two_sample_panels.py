@@ -73,11 +73,16 @@ def panel_of(kernel: Kernel, x: Tensor, y: Tensor) -> WitnessLine | WitnessMap |
     """The panel for rows x (n, d) and y (m, d): a line for d = 1, a map for d = 2, else the values of the witness."""
     if x.shape[1] > 2:
         return WitnessValues(*witness(kernel, x, y))
+    return line_or_map(x, y, lambda t: witness_at(kernel, x, y, t))
+
+
+def line_or_map(x: Tensor, y: Tensor, function: Callable[[Tensor], Tensor]) -> WitnessLine | WitnessMap:
+    """The panel of a function (k, d) -> (k,) over the range of rows x (n, d) and y (m, d), d of 1 or 2."""
     axes = [_grid(torch.cat([x, y])[:, j], 4 * GRID if x.shape[1] == 1 else GRID) for j in range(x.shape[1])]
     if x.shape[1] == 1:
-        return WitnessLine(x[:, 0], y[:, 0], axes[0], witness_at(kernel, x, y, axes[0][:, None]))
+        return WitnessLine(x[:, 0], y[:, 0], axes[0], function(axes[0][:, None]))
     up, across = torch.meshgrid(axes[1], axes[0], indexing="ij")
-    values = witness_at(kernel, x, y, torch.stack([across, up], dim=-1).reshape(-1, 2))
+    values = function(torch.stack([across, up], dim=-1).reshape(-1, 2))
     return WitnessMap(x, y, axes[0], axes[1], values.reshape(up.shape))
 
 

@@ -67,19 +67,19 @@ def save_test_picture(path: Path, picture: TestPicture) -> None:
         UsageError: a suffix that is none of `SUFFIXES`.
         GebmError: it cannot be written.
     """
-    _save(path, test_figure(picture))
+    save_figure(path, test_figure(picture))
 
 
 def save_power_picture(path: Path, curve: PowerCurve, pilot_n: tuple[int, int], alpha: float) -> None:
     """Predicted power against rows a side with its 10-90 % band, and the rows needed for the target. Raises as above."""
-    _save(path, power_figure(curve, pilot_n, alpha))
+    save_figure(path, power_figure(curve, pilot_n, alpha))
 
 
 def save_matrix_picture(
     path: Path, names: list[str], mmd: Tensor, errors: Tensor, adjusted: Tensor, alpha: float
 ) -> None:
     """MMD^2 of all pairs (k, k), k >= 2, with standard errors and Holm's p-values; framed where they differ. Raises as above."""
-    _save(path, matrix_figure(names, mmd, errors, adjusted, alpha))
+    save_figure(path, matrix_figure(names, mmd, errors, adjusted, alpha))
 
 
 def require_picture_suffix(path: Path) -> None:
@@ -88,7 +88,7 @@ def require_picture_suffix(path: Path) -> None:
         raise UsageError(f"{path}: a picture's name must end in one of {', '.join(SUFFIXES)}")
 
 
-def _save(path: Path, figure: Figure) -> None:
+def save_figure(path: Path, figure: Figure) -> None:
     require_picture_suffix(path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=DPI)
@@ -114,10 +114,10 @@ def test_figure(picture: TestPicture) -> Figure:
     else:
         null_axes, *right = figure.subplots(1, 2 if wide else 1, squeeze=False)[0]
         for axes in right:
-            _draw_panel(axes, picture.panel, labels)
-            _legend_under(axes)
+            draw_panel(axes, picture.panel, labels)
+            legend_under(axes)
     draw_null(null_axes, picture.statistic, picture.null, picture.alpha, picture.label)
-    _legend_under(null_axes)
+    legend_under(null_axes)
     return figure
 
 
@@ -128,7 +128,7 @@ def verdict(p_value: float, alpha: float, n_relabelings: int) -> str:
     return f"p = {p_value:.2g}{smallest}: {says} (level {alpha:g})"
 
 
-def _draw_panel(axes: Axes, panel: Panel | None, labels: tuple[str, str]) -> None:
+def draw_panel(axes: Axes, panel: Panel | None, labels: tuple[str, str]) -> None:
     if isinstance(panel, WitnessLine):
         draw_line(axes, panel, labels)
     elif isinstance(panel, WitnessMap):
@@ -137,7 +137,7 @@ def _draw_panel(axes: Axes, panel: Panel | None, labels: tuple[str, str]) -> Non
         draw_values(axes, panel, labels)
 
 
-def _legend_under(axes: Axes) -> None:
+def legend_under(axes: Axes) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.17), frameon=False, borderaxespad=0.0, markerscale=2)
 
 

@@ -69,7 +69,7 @@ def tested(
 
 def _found(job: TwoSampleJob, a: Side, b: Side, begin: Begin, pair: tuple[int, ...]) -> Finding:
     x, y = a.require_features("a test"), b.require_features("a test")
-    asked = replace(job.asked, image_shape=_image_shape(a), begin=begin)
+    asked = replace(job.asked, image_shape=image_shape(a), begin=begin)
     try:
         return run_test(job.kind, x, y, asked, _streams(job, pair))
     except ValueError as error:
@@ -82,7 +82,7 @@ def _streams(job: TwoSampleJob, pair: tuple[int, ...]) -> Streams:
     return lambda purpose: make_generator(job.scores.seed, "two-sample-test", *pair, purpose)
 
 
-def _image_shape(side: Side) -> tuple[int, int, int] | None:
+def image_shape(side: Side) -> tuple[int, int, int] | None:
     """The shape of flattened images, where pixels are the features."""
     source = side.source
     if not isinstance(source, Input) or source.is_points or side.settings.get("features") != "pixels":

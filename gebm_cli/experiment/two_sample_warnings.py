@@ -10,6 +10,7 @@ from gebm_cli.core.evaluation.features import Features
 from gebm_cli.core.two_sample.kinds import Finding
 from gebm_cli.experiment.extraction import Side
 from gebm_cli.experiment.inputs import Input
+from gebm_cli.experiment.sides import shared_draws
 
 MOSTLY = 0.05  # two sets are stored alike where at most this share would have to change
 UNEVEN = 100.0  # of the spreads of two columns
@@ -17,10 +18,10 @@ UNEVEN = 100.0  # of the spreads of two columns
 
 def of_sides(a: Side, b: Side, network: Features | None) -> list[str]:
     """What a user should know of the two sets before the p-value is believed."""
-    told = [*a.notes, *b.notes, *_duplicates(a, b), *_latents(a, b)]
+    told = [*a.notes, *b.notes, *duplicates(a, b, _WHY), *shared_draws(a, b)]
     told += [f"{side.name}: all its samples have the same features" for side in (a, b) if side.is_constant]
-    told += _stored(a, b)
-    told += _uneven(a, b)
+    told += stored(a, b)
+    told += uneven(a, b)
     if network is not None and network.name == "classifier":
         told += [
             f"{side.name}: the classifier features were learned on this side, which can make the two differ by itself; compare "
@@ -46,8 +47,8 @@ def _same_path(a: str, b: str) -> bool:
     return a == b or (Path(a).exists() and Path(b).exists() and Path(a).resolve() == Path(b).resolve())
 
 
-def _duplicates(a: Side, b: Side) -> list[str]:
-    """Equal samples are no independent draws; a relabelling that parts them is less likely than one thinks."""
+def duplicates(a: Side, b: Side, why: str) -> list[str]:
+    """Equal samples are no independent draws; `why` that matters. A relabelling that parts them is less likely than one thinks."""
     counts = [side.row_counts for side in (a, b)]
     if _same_path(a.name, b.name) or counts[0] == counts[1]:
         return [f"{a.name} and {b.name}: hold the same samples, so no difference can be found between them"]
@@ -55,28 +56,17 @@ def _duplicates(a: Side, b: Side) -> list[str]:
     for side, count in zip((a, b), counts, strict=True):
         extra = sum(count.values()) - len(count)
         if extra:
-            told.append(f"{side.name}: {extra:,} of its {side.n:,} samples are equal to an earlier one{_WHY}")
+            told.append(f"{side.name}: {extra:,} of its {side.n:,} samples are equal to an earlier one{why}")
     shared = sum(n for row, n in counts[0].items() if row in counts[1])
     if shared:
-        told.append(f"{a.name} and {b.name}: {shared:,} samples of the first are in the second too{_WHY}")
+        told.append(f"{a.name} and {b.name}: {shared:,} samples of the first are in the second too{why}")
     return told
 
 
 _WHY = "; the test takes all for independent draws, and its p-value may be wrong: remove the copies"
 
 
-def _latents(a: Side, b: Side) -> list[str]:
-    """Sets of two runs at one seed begin at the same latents, whatever their generators make of them."""
-    streams = [side.source.stream if isinstance(side.source, Input) else None for side in (a, b)]
-    if None in streams or streams[0] == streams[1] or streams[0][2:] != streams[1][2:]:  # type: ignore[index]
-        return []
-    return [
-        f"{a.name} and {b.name}: were drawn by two runs with one seed, so from the same latents, and the test takes them for "
-        "independent; draw one of them again with another --seed of `gebm sample`"
-    ]
-
-
-def _stored(a: Side, b: Side) -> list[str]:
+def stored(a: Side, b: Side) -> list[str]:
     """The kinds of files and the sizes of images, where the two sets differ in them."""
     images = [side.source.data for side in (a, b) if isinstance(side.source, Input)]
     if len(images) < 2 or not all(isinstance(data, ImageSet) for data in images):
@@ -114,9 +104,9 @@ def _spelled(counts: Counter[str]) -> str:
     return ", ".join(f"{n:,} {key}" for key, n in common) + more
 
 
-def _uneven(a: Side, b: Side) -> list[str]:
+def uneven(a: Side, b: Side) -> list[str]:
     """Columns of a table in units of very different size: the kernel sees the widest alone."""
-    if not (isinstance(a.source, Input) and a.source.is_points) or a.dimension < 2:
+    if not (isinstance(a.source, Input) and a.source.is_points) or a.dimension < 2 or 1 in (a.n, b.n):
         return []
     x, y = a.require_features("a test").double(), b.require_features("a test").double()
     spread = ((x.var(0) * len(x) + y.var(0) * len(y)) / (len(x) + len(y))).sqrt()
