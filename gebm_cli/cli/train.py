@@ -191,6 +191,8 @@ def _refuse_fixed(stage: str, file: str | None, loaded: Experiment | None, run: 
     if experiment is None:
         return
     named = file if file is not None else f"--run {run.name}" if run else ""
+    if not experiment.is_gebm:
+        raise UsageError(f"{named}: has no networks to train, only particles; run `gebm flow {named}`")
     following = "train-energy" if experiment.trains_energy else "sample"
     plugins = " --allow-plugins" if "external" in (experiment.base.kind, experiment.energy.kind) else ""
     section = experiment.base if stage == "train-base" else experiment.energy

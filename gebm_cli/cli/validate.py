@@ -37,9 +37,10 @@ def validate(
     result = {"experiment": loaded.name, "valid": True, **describe(loaded, allow_plugins)}
     validation = f", {result['n_validation']} validation" if "n_validation" in result else ""
     memory = "".join(f"; {stage} takes about {mb:.0f} MB beside torch" for stage, mb in result["memory_mb"].items())
+    networks = f"base {result['base_parameters']} and energy {result['energy_parameters']} parameters{memory}"
     print_result(
         result,
         json,
         f"{experiment}: valid; {result['n_train']} training{validation} and {result['n_held_out']} held-out points of shape "
-        f"{tuple(result['shape'])}, base {result['base_parameters']} and energy {result['energy_parameters']} parameters{memory}",
+        f"{tuple(result['shape'])}, {networks if loaded.is_gebm else f'{loaded.flow.n_particles} particles'}",
     )

@@ -28,6 +28,8 @@ def build_base(
         place: the file that an error about a plug-in names before the key, followed by ": "; may be empty.
     """
     base, latent = experiment.base, experiment.latent_dim
+    if isinstance(base, schema.networks.Absent):
+        raise _no_networks(place)
     with seeded_construction(seed, "base"):
         if isinstance(base, schema.networks.ConvBase):
             network: nn.Module = convolutional.conv_base(latent, shape, base.width, base.batch_norm)
@@ -99,14 +101,27 @@ def build_energy(
     Raises:
         UsageError: an energy of kind flow whose base has no density, or of which more than one number is asked.
     """
+    keys = experiment.energy
+    if isinstance(keys, schema.networks.Absent):
+        raise _no_networks(place)
     with seeded_construction(seed, "energy", stage):
-        return Energy(_energy_network(experiment, shape, allow_plugins, place, n_out, base), experiment.energy.floor)
+        return Energy(_energy_network(keys, shape, allow_plugins, place, n_out, base), keys.floor)
+
+
+def _no_networks(place: str) -> UsageError:
+    return UsageError(
+        f"{place}base.kind: none; the experiment has particles only (`gebm flow`), and this needs its networks"
+    )
 
 
 def _energy_network(
-    experiment: Experiment, shape: tuple[int, ...], allow_plugins: bool, place: str, n_out: int, base: nn.Module | None
+    energy: schema.networks.Critic,
+    shape: tuple[int, ...],
+    allow_plugins: bool,
+    place: str,
+    n_out: int,
+    base: nn.Module | None,
 ) -> nn.Module:
-    energy = experiment.energy
     if isinstance(energy, schema.networks.ConvEnergy):
         return convolutional.conv_energy(shape, energy.width, energy.spectral, n_out)
     if isinstance(energy, schema.networks.SnganEnergy):

@@ -25,7 +25,8 @@ INTRODUCTION = """\
 
 An experiment file is one page of YAML that says everything a run needs: the data, the two networks, how they are
 trained, how samples are drawn and how they are scored. [experiments/digits.yaml](../experiments/digits.yaml) is one.
-Only `name`, `data`, `base` and `energy` must be given. Every other key has a default.
+Only `name`, `data`, `base` and `energy` must be given; with a section `flow`, for particles alone, base and energy may be left
+out. Every other key has a default.
 
 ```yaml
 name: digits
@@ -97,6 +98,7 @@ UNIONS = {
     "every kind but hinge, wasserstein, swgan and those with a kernel, E + c of the critic estimates -log of the density ratio.",
     "train_energy.objective": "What the energy is trained by; at the optimum of each E + c = -log of the density ratio. Short "
     "form as above.",
+    "flow.source": "Where the particles start.",
     "energy": "The energy E: a network from the data to one number. In `train-base` the same kind of network is the "
     "critic. Points need `mlp` or, on a base `realnvp` or `maf`, `flow`; images need `conv`, `sngan`, `dcgan` or "
     "`resnet`, with the same sizes as for the base. `external`, an energy or critic of your own, fits any data.",
@@ -127,12 +129,14 @@ def _section(name: str, models: list[type[BaseModel]]) -> list[str]:
 
 
 def _within(name: str, models: list[type[BaseModel]]) -> list[str]:
-    """A section inside a section; kinds that train_base has described are only named again."""
+    """A section inside a section; kinds that an earlier section has described are only named again."""
     if len(models) == 1:
         return [f"### `{name}`\n", f"{_doc(models[0])}\n", _table(models[0])]
-    known = [m for m in models_in(TrainBase.model_fields["objective"].annotation) if not name.startswith("train_base")]
-    again = ", ".join(f"`{kind_of(m)}`" for m in models if m in known)
-    seen = f" {again} as in `train_base.objective`." if again else ""
+    earlier = {"train_base.objective": TrainBase.model_fields["objective"], "data": Experiment.model_fields["data"]}
+    described = {place: models_in(field.annotation) for place, field in earlier.items() if place != name}
+    known = [m for found in described.values() for m in found]
+    again = {place: ", ".join(f"`{kind_of(m)}`" for m in models if m in found) for place, found in described.items()}
+    seen = "".join(f" {kinds} as in `{place}`." for place, kinds in again.items() if kinds)
     return [f"### `{name}`\n", f"{UNIONS[name]}{seen}\n", *_kinds(name, [m for m in models if m not in known])]
 
 

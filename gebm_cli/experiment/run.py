@@ -70,6 +70,8 @@ class Run:
 
     def has(self, stage: str) -> bool:
         """True when the stage was trained to its end, or has nothing to train (a fixed base, an energy of the user's)."""
+        if not self.experiment.is_gebm:
+            return False
         if not (self.experiment.trains_base if stage == "train-base" else self.experiment.trains_energy):
             return True
         last = self.last_session(stage)

@@ -39,6 +39,7 @@ from gebm_cli.experiment.checkpoint import (
 from gebm_cli.experiment.continuing import OF_THE_BASE, changed_since
 from gebm_cli.experiment.distributed import World
 from gebm_cli.experiment.features import build_features
+from gebm_cli.experiment.flow_scene import require_scene
 from gebm_cli.experiment.plugins import require_allowed
 from gebm_cli.experiment.run import Run, all_runs, create_run
 from gebm_cli.experiment.schema import Experiment
@@ -54,7 +55,7 @@ def start_run(
     """A new run, made only after its data were read and its networks built: what cannot work leaves no folder behind."""
     seed = experiment.seed if experiment.seed is not None else secrets.randbits(31)
     experiment = experiment.model_copy(update={"seed": seed})
-    dataset = _checked(experiment, allow_plugins, share)[0]
+    dataset = check(experiment, allow_plugins, share)
     return create_run(experiment, root, dataset.shape), dataset
 
 
@@ -72,9 +73,13 @@ def fixed_base_run(experiment: Experiment, root: Path, allow_plugins: bool = Fal
     return start_run(experiment, root, allow_plugins)
 
 
-def check(experiment: Experiment, allow_plugins: bool = False) -> Dataset:
+def check(experiment: Experiment, allow_plugins: bool = False, share: Share | None = None) -> Dataset:
     """Read the data and pass one latent through freshly built networks; raises what is wrong, writes nothing."""
-    return _checked(experiment, allow_plugins)[0]
+    if experiment.is_gebm:
+        return _checked(experiment, allow_plugins, share)[0]
+    dataset = build_dataset(experiment.data)
+    require_scene(experiment.flow, dataset)
+    return dataset
 
 
 def _checked(
@@ -269,15 +274,18 @@ def _memory(experiment: Experiment, stage: str, dataset: Dataset, allow_plugins:
 
 def describe(experiment: Experiment, allow_plugins: bool = False) -> dict[str, Any]:
     """Sizes of the data and the networks and the memory of each stage, after the same check as a run's start; writes nothing."""
-    dataset, base, energy = _checked(experiment, allow_plugins)
+    if not experiment.is_gebm:
+        dataset, networks = check(experiment), {"base_parameters": 0, "energy_parameters": 0}
+    else:
+        dataset, base, energy = _checked(experiment, allow_plugins)
+        networks = {"base_parameters": count_parameters(base), "energy_parameters": count_parameters(energy)}
     validation = {} if dataset.validation is None else {"n_validation": len(dataset.validation)}
     return {
         "n_train": len(dataset.train),
         **validation,
         "n_held_out": len(dataset.held_out),
         "shape": list(dataset.shape),
-        "base_parameters": count_parameters(base),
-        "energy_parameters": count_parameters(energy),
+        **networks,
         "memory_mb": {
             s: _memory(experiment, s, dataset, allow_plugins)
             for s in ("train-base", "train-energy")

@@ -16,6 +16,7 @@ from gebm_cli.experiment.load import ConfigError, load_experiment, to_yaml
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "experiments").glob("*.yaml"))
+WITH_NETWORKS = [file for file in SHIPPED if not file.stem.startswith("flow-")]
 PLANE = "name: x\ndata: {kind: toy, name: ring}\nbase: {kind: realnvp}\nenergy: {kind: flow}\n"
 MINIMAL = "name: x\ndata: {kind: digits}\nbase: {kind: conv}\nenergy: {kind: conv}\n"
 
@@ -41,7 +42,9 @@ def test_every_shipped_experiment_is_valid_and_begins_with_its_command(file):
     """Each shipped file loads, is named after itself, and its first comment is a command that names it."""
     assert load_experiment(file).name == file.stem
     first = file.read_text().splitlines()[0]
-    assert first.startswith("# gebm train-") and f"experiments/{file.name}" in first
+    command = "# gebm train-" if file in WITH_NETWORKS else "# gebm flow "
+    assert first.startswith(command) and f"experiments/{file.name}" in first
+    assert load_experiment(file).is_gebm == (file in WITH_NETWORKS)
 
 
 def data_shape(experiment) -> tuple[int, ...]:
@@ -57,7 +60,7 @@ def data_shape(experiment) -> tuple[int, ...]:
     return known.get(data.kind) or (3, data.size, data.size)
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", WITH_NETWORKS, ids=lambda f: f.stem)
 def test_the_networks_of_every_shipped_experiment_fit_its_data(file):
     """Base, critic and energy are built for the shape of the data, and two latents go through them: sizes fit, all is finite."""
     experiment = load_experiment(file)
@@ -122,7 +125,7 @@ def test_all_errors_come_in_one_report_with_file_and_line(write):
         "override 'foo': an override is written key=value, for instance train_energy.lr=1e-4",
         "x.yaml:2: data.held_uot: unknown key; did you mean 'held_out'?",
         "x.yaml:4: energy.kind: got 'convv', expected 'conv' or 'sngan' or 'dcgan' or 'resnet' or 'mlp' or 'flow' or "
-        "'external'; did you mean 'conv'?",
+        "'external' or 'none'; did you mean 'conv'?",
         "x.yaml:6: train_base.lr: got 'fast', expected a number",
         "x.yaml:7: train_base.lerning_rate: unknown key; did you mean 'lr'?",
         "x.yaml:8: train_base.batch_size: got '0', expected a number of at least 1",

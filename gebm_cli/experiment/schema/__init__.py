@@ -13,11 +13,12 @@ from pydantic import Field, model_validator
 
 from gebm_cli.experiment.schema.common import Section, Seed, Width
 from gebm_cli.experiment.schema.data import Data
-from gebm_cli.experiment.schema.networks import Base, Energy, ExternalBase, as_list
+from gebm_cli.experiment.schema.flow import Flow
+from gebm_cli.experiment.schema.networks import Absent, Base, Energy, ExternalBase, as_list
 from gebm_cli.experiment.schema.sampling import Evaluate, Sample, TwoSampleTest
 from gebm_cli.experiment.schema.training import TrainBase, TrainEnergy
 
-__all__ = ["Evaluate", "Experiment", "Sample", "Section", "TrainBase", "TrainEnergy", "TwoSampleTest"]
+__all__ = ["Evaluate", "Experiment", "Flow", "Sample", "Section", "TrainBase", "TrainEnergy", "TwoSampleTest"]
 
 FLOWS = ("realnvp", "maf", "realnvp-image")
 FOR_POINTS = {"base": ("mlp", "circle", "realnvp", "maf"), "energy": ("mlp", "flow")}
@@ -43,19 +44,20 @@ class Experiment(Section):
         description="Law of the latent: N(0, I), or U(-1, 1) in every coordinate as older GANs use it. The chains move on "
         "u ~ N(0, I) in either case; uniform gives the base z = erf(u / sqrt 2).",
     )
-    base: Base
-    energy: Energy
+    base: Base = Field(default_factory=lambda: Absent(kind="none"))
+    energy: Energy = Field(default_factory=lambda: Absent(kind="none"))
     train_base: TrainBase = Field(default_factory=lambda: TrainBase())
     train_energy: TrainEnergy = Field(default_factory=lambda: TrainEnergy())
     sample: Sample = Field(default_factory=lambda: Sample())
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
     two_sample_test: TwoSampleTest = Field(default_factory=lambda: TwoSampleTest())
+    flow: Flow = Field(default_factory=lambda: Flow())
 
     @model_validator(mode="before")
     @classmethod
     def _empty_sections(cls, value: Any) -> Any:
         """A section left empty in the file (`sample:` with nothing below) means its defaults."""
-        optional = ("train_base", "train_energy", "sample", "evaluate", "two_sample_test")
+        optional = ("train_base", "train_energy", "sample", "evaluate", "two_sample_test", "flow")
         if isinstance(value, dict):
             return {k: ({} if v is None and k in optional else v) for k, v in value.items()}
         return value
@@ -63,16 +65,33 @@ class Experiment(Section):
     @property
     def trains_base(self) -> bool:
         """False where the base is fixed: its runs begin with train-energy."""
-        return self.base.kind not in ("circle", "external")
+        return self.base.kind not in ("circle", "external", "none")
 
     @property
     def trains_energy(self) -> bool:
         """False where the energy is the user's own: it is sampled as it is."""
-        return self.energy.kind != "external"
+        return self.energy.kind not in ("external", "none")
+
+    @property
+    def is_gebm(self) -> bool:
+        """False where there are no networks, only particles (`gebm flow`)."""
+        return self.base.kind != "none"
+
+    @model_validator(mode="after")
+    def _networks_are_there(self) -> Experiment:
+        """Both networks, or in an experiment with a section `flow` neither."""
+        absent = [key for key, kind in (("base", self.base.kind), ("energy", self.energy.kind)) if kind == "none"]
+        if len(absent) == 1 or (absent and "flow" not in self.model_fields_set):
+            raise ValueError(f"{absent[0]}: this key is required and missing")
+        if absent and self.flow.space == "latent":
+            raise ValueError("flow.space: latent needs a base; give `base` and `energy`, or use space: data")
+        return self
 
     @model_validator(mode="after")
     def _networks_fit_the_data(self) -> Experiment:
         """Points in the plane need networks for points, images need networks for images; the user's own fit either."""
+        if not self.is_gebm:
+            return self
         fit = FOR_POINTS if self.data.kind in ("toy", "csv") else FOR_IMAGES
         for key, kind in (("base", self.base.kind), ("energy", self.energy.kind)):
             if kind not in (*fit[key], "external"):

@@ -218,6 +218,12 @@ class ExternalEnergy(EnergySection):
     )
 
 
+class Absent(Section):
+    """There is none: an experiment of particles alone, for `gebm flow`. Stands where the section is left out beside `flow`."""
+
+    kind: Literal["none"]
+
+
 Base = Annotated[
     ConvBase
     | SnganBase
@@ -228,10 +234,9 @@ Base = Annotated[
     | RealNvpBase
     | MafBase
     | ImageRealNvpBase
-    | ExternalBase,
+    | ExternalBase
+    | Absent,
     Field(discriminator="kind"),
 ]
-Energy = Annotated[
-    ConvEnergy | SnganEnergy | DcganEnergy | ResnetEnergy | MlpEnergy | FlowEnergy | ExternalEnergy,
-    Field(discriminator="kind"),
-]
+Critic = ConvEnergy | SnganEnergy | DcganEnergy | ResnetEnergy | MlpEnergy | FlowEnergy | ExternalEnergy
+Energy = Annotated[Critic | Absent, Field(discriminator="kind")]

@@ -1,0 +1,118 @@
+"""`gebm flow`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gebm_cli.cli.options import (
+    AllowPlugins,
+    Device,
+    ExperimentArgument,
+    Json,
+    Overrides,
+    RunName,
+    RunsDir,
+    open_named_run,
+    print_result,
+    resolve,
+    split_arguments,
+)
+from gebm_cli.cli.progress import progress
+from gebm_cli.errors import UsageError
+from gebm_cli.experiment.load import load_experiment
+from gebm_cli.experiment.run import runs_root
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "flow",
+        epilog="""Examples:\n
+    gebm flow experiments/flow-three-rings.yaml\n
+    gebm flow experiments/flow-three-rings.yaml flow.divergence=mmd flow.step_size=0.01\n
+    gebm flow --run digits-001 flow.space=latent     (particles are latents of a trained base)\n
+    gebm flow --resume runs/flow-three-rings-001/samples/kale-flow-001""",
+    )(flow)
+
+
+def flow(
+    experiment: ExperimentArgument = None,
+    overrides: Overrides = None,
+    seed: Annotated[
+        str | None, typer.Option(metavar="INT", help="Seed of the particles; drawn when not given, of a run its own.")
+    ] = None,
+    run: RunName = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="SET", help="Go on with a flow that was stopped, bit for bit.")
+    ] = None,
+    device: Device = "auto",
+    allow_plugins: AllowPlugins = False,
+    json: Json = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Move particles to the data by the gradient flow of MMD or of KALE: x' = x - step_size grad f(x).
+
+    Writes the particles, a film of them and the divergence against the step, as a sample set of a run: a new one, or with
+    flow.space=latent the run of the trained base.
+    """
+    experiment, keys = split_arguments(experiment, overrides)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("flow: runs in one process, since every particle meets every other; start it without torchrun")
+    if resume is not None:
+        given = [*([experiment] if experiment else []), *keys, *_given({"--seed": seed, "--run": run})]
+        if given:
+            raise UsageError(f"--resume: goes on with the settings that were begun; leave {', '.join(given)} out")
+    chosen = open_named_run(run, runs_dir)
+    if resume is None and experiment is None and chosen is None:
+        raise UsageError(
+            "give an experiment file (a new run), --run RUN (particles in that run), or --resume SET (go on)"
+        )
+    flags = {} if seed is None else {"seed": ("--seed", seed)}
+    file = experiment if experiment is not None else chosen.path / "experiment.yaml" if chosen else None
+    loaded = None if file is None else load_experiment(file, keys, flags)
+    if chosen is not None:
+        _refuse_other_keys(keys)
+    from gebm_cli.experiment.flow import begin_flow, go_on, read_flow
+
+    if loaded is None:
+        assert resume is not None
+        job = read_flow(resume)
+    else:
+        job = begin_flow(loaded, chosen, runs_root(runs_dir), allow_plugins)
+    print(f"flow: run {job.run.path}, seed {job.seed}", file=sys.stderr)
+    with progress(f"flow {job.out.name}") as report:
+        result = go_on(job, resolve(device), report, allow_plugins)
+    print_result(result, json, _describe(result))
+
+
+def _given(options: dict[str, Any]) -> list[str]:
+    return [name for name, value in options.items() if value is not None]
+
+
+def _refuse_other_keys(keys: list[str]) -> None:
+    for key in keys:
+        if not key.startswith(("flow.", "flow=")):
+            raise UsageError(
+                f"override '{key}': with --run only keys of `flow.` can be overridden; the rest is the run's own"
+            )
+
+
+def _describe(result: dict[str, Any]) -> str:
+    """What came of it, in words."""
+    value, apart = result["value"], result["sliced_w1"]
+    lines = [
+        f"{result['out']}: {result['n_particles']} particles, {result['step']} steps of the {result['sampler']}",
+        f"  {result['what']}: {value['start']:.4g} -> {value['end']:.4g}",
+        f"  sliced W1 to held-out data: {apart['start']:.4g} -> {apart['end']:.4g} +- {apart['standard_error']:.2g} "
+        f"(the training data themselves: {apart['data']:.4g})",
+    ]
+    if "duality_gap" in result:
+        lines.append(f"  largest duality gap of the path: {result['duality_gap']:.1e}")
+    pictures = ", ".join(result["files"])
+    return "\n".join(
+        [*lines, f"  {pictures}", f"next: gebm two-sample-test {result['out']} held-out --run {result['run']}"]
+    )
