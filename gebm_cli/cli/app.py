@@ -28,7 +28,8 @@ app = typer.Typer(
 
     [bold]train-base[/] and [bold]train-energy[/] learn the two parts, [bold]sample[/] draws from
     pi(z) ~ eta(z) exp(-beta E(B(z))) and pushes it through B, and [bold]evaluate-fid[/], [bold]evaluate-kid[/],
-    [bold]two-sample-test[/] and [bold]verdict[/] say whether the samples are closer to the data, and how sure that is.""",
+    [bold]two-sample-test[/] and [bold]verdict[/] say whether the samples are closer to the data, and how sure that is;
+    [bold]divergence[/] says how far two sets are apart, and [bold]flow[/] moves particles to the data.""",
     epilog="Exit codes: 0 done, 1 failed while running, 2 usage or configuration, 3 diverged, 130 interrupted after saving.",
 )
 for module in (train, doctor, sample, evaluate, two_sample_test, divergence, flow, verdict, validate, runs):
