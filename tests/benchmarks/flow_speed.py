@@ -5,21 +5,23 @@
 "Bare" is the Gaussian kernel of n particles against the n + m pooled points (m = n), written plainly in blocks of the size given,
 times the (n + m) x (d + 1) matrix [w z, w]: the gradient up to a scaling, and no divergence. "In place" is the same product with
 no temporaries. All run in turn, in one thread; processor time; the ratio is that of the step to the bare product of the same turn,
-its mean with the standard error over turns, the bare product at its own fastest block. Memory is the rise of the peak resident
-size of one step in a fresh process.
+its mean with the standard error over turns, the bare product at its own fastest block. Memory is what torch
+allocates at most.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import statistics
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from memory import peak_bytes
 
 from gebm_cli.core import fields
 from gebm_cli.core.kernels import Gaussian
@@ -58,16 +60,6 @@ def seconds(call: object, *arguments: object) -> float:
     start = time.process_time()
     call(*arguments)  # type: ignore[operator]
     return time.process_time() - start
-
-
-def memory(n: int, d: int, name: str) -> float:
-    """Extra MB of one step, over data and imports. Call it in a fresh process."""
-    torch.set_num_threads(1)
-    x, y = pooled(n, d, getattr(torch, name))
-    run(MmdDescent(y[:8], Gaussian(1.0)), FlowState(x[:8], 0.1), 1)  # libraries are loaded
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run(MmdDescent(y, Gaussian(1.0)), FlowState(x, 0.1), 1)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 def main() -> None:
@@ -112,8 +104,8 @@ def main() -> None:
             f" against {statistics.median(t[product] for t in turns):.3f} s)",
             flush=True,
         )
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        print(f"extra memory of a step: {pool.submit(memory, asked.n, asked.d, asked.dtype).result():.1f} MB")
+    peak = peak_bytes(lambda: run(MmdDescent(y, Gaussian(bandwidth)), state, 1))
+    print(f"peak memory of a step beside the data: {peak / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from memory import peak_bytes
 
 from gebm_cli.core import fields
 from gebm_cli.core.fields import KernelField, Scaled
@@ -207,3 +208,14 @@ def test_kernels_of_a_mean_share_their_distances(monkeypatch):
     monkeypatch.setattr(fields, "_streamed", lambda *a: calls.append(1) or streamed(*a))
     _field(MeanKernel(tuple(Gaussian(s) for s in (0.5, 1.0, 2.0)))).value_and_grad(_normal(3, 3, 9))
     assert len(calls) == 1
+
+
+def test_memory_grows_with_the_points_and_not_with_their_square():
+    """4,000 and 8,000 points: a few blocks, and some hundred bytes a point, where the matrix would take 128 and 512 MB."""
+
+    def peak(n):
+        field = KernelField(Gaussian(1.0), _normal(n, 2, 1), torch.full((n,), 1.0 / n, dtype=torch.float64))
+        return peak_bytes(lambda: field.value_and_grad(field.points))
+
+    small, large = peak(4000), peak(8000)
+    assert small < 4 * 8 * fields.CPU_BLOCK**2 + 4000 * 300 and large - small < 4000 * 300
