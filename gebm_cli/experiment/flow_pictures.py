@@ -84,7 +84,8 @@ def _limits(clouds: list[Tensor]) -> list[tuple[float, float]]:
 
 
 def _cloud(axes: Axes, particles: Tensor, target: Tensor, limits: list[tuple[float, float]], title: str) -> None:
-    axes.set(title=title, xlim=limits[0])
+    axes.set(xlim=limits[0])
+    axes.text(0.03, 0.97, title, transform=axes.transAxes, va="top", fontsize="large")
     if particles.shape[1] == 1:
         bins: Any = np.linspace(*limits[0], 60)
         axes.hist(target[:, 0].numpy(), bins, density=True, color=TARGET, label="data")
@@ -98,6 +99,8 @@ def _cloud(axes: Axes, particles: Tensor, target: Tensor, limits: list[tuple[flo
 
 def _curve(axes: Axes, name: str, curve: Curve) -> None:
     """Values against the step, on a log scale where all are positive, with two standard errors where they are known."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     steps, values, errors = (np.array(column, dtype=float) for column in zip(*curve, strict=True))
     positive = bool((values[np.isfinite(values)] > 0).all())
     axes.plot(steps, values, color=PARTICLES, marker="o" if len(steps) < 60 else "", markersize=3)
@@ -106,4 +109,8 @@ def _curve(axes: Axes, name: str, curve: Curve) -> None:
         axes.fill_between(steps, low, values + 2 * errors, color=PARTICLES, alpha=0.2, linewidth=0, label="± 2 s.e.")
         axes.legend(frameon=False)
     axes.set(xlabel="step", ylabel=name, yscale="log" if positive else "linear")
+    if positive:
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axes.yaxis.set_minor_formatter("{x:g}" if values.max() < 50 * values.min() else NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
