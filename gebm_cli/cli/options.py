@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gebm_cli.cli.completion import complete_experiments, complete_keys, complete_runs
 from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.run import Run, find_run, runs_root
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
-RunName = Annotated[str | None, typer.Option("--run", metavar="RUN", help="A run, by name or path.")]
+RunName = Annotated[
+    str | None,
+    typer.Option("--run", metavar="RUN", help="A run, by name or path.", autocompletion=complete_runs),
+]
 RunsDir = Annotated[
     str | None,
     typer.Option("--runs-dir", metavar="DIR", help="Where runs live. Default: $GEBM_RUNS_DIR, else ./runs."),
@@ -30,10 +34,20 @@ AllowPlugins = Annotated[
     ),
 ]
 ExperimentArgument = Annotated[
-    str | None, typer.Argument(metavar="[EXPERIMENT]", help="An experiment file, or the name of one in experiments/.")
+    str | None,
+    typer.Argument(
+        metavar="[EXPERIMENT]",
+        help="An experiment file, or the name of one in experiments/.",
+        autocompletion=complete_experiments,
+    ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of its keys, e.g. train_base.lr=2e-4.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Overrides of its keys, e.g. train_base.lr=2e-4.",
+        autocompletion=complete_keys,
+    ),
 ]
 
 

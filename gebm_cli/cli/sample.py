@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gebm_cli.cli.completion import Completer, complete_compared, complete_samplers
 from gebm_cli.cli.options import (
     AllowPlugins,
     Device,
@@ -66,8 +67,8 @@ def register(app: typer.Typer) -> None:
     )(sample)
 
 
-def _text(metavar: str, help: str) -> Any:
-    return typer.Option(metavar=metavar, help=help)
+def _text(metavar: str, help: str, complete: Completer | None = None) -> Any:
+    return typer.Option(metavar=metavar, help=help, autocompletion=complete)
 
 
 def sample(
@@ -79,7 +80,9 @@ def sample(
     friction: Annotated[
         str | None, _text("low|critical|high|FLOAT", "kla, ghmc: 0.2, 2, 20, or a number, in 1/time.")
     ] = None,
-    sampler: Annotated[str | None, _text("NAME", "A sampler of --list; none draws from the base.")] = None,
+    sampler: Annotated[
+        str | None, _text("NAME", "A sampler of --list; none draws from the base.", complete_samplers)
+    ] = None,
     mode: Annotated[
         str | None, _text("refine|sample", "Short chains from base samples, or long ones to convergence.")
     ] = None,
@@ -90,7 +93,8 @@ def sample(
     ] = None,
     batch_size: Annotated[str | None, _text("INT", "Samples in memory at a time; never changes them.")] = None,
     compare: Annotated[
-        str | None, _text("NAME,NAME...", "Draw with each of these samplers, and plot quality against cost.")
+        str | None,
+        _text("NAME,NAME...", "Draw with each of these samplers, and plot quality against cost.", complete_compared),
     ] = None,
     track: Annotated[bool, typer.Option("--track", help="Score the chains along the way: track.png.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: samples/ of the run.")] = None,

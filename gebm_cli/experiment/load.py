@@ -111,11 +111,18 @@ def load_experiment(
     Raises:
         ConfigError: with all problems at once, each naming file:line or the override, what it got and what is expected.
     """
+    return load_with_origins(path, overrides, flags)[0]
+
+
+def load_with_origins(
+    path: str | os.PathLike[str], overrides: Iterable[str] = (), flags: Mapping[str, tuple[str, str]] | None = None
+) -> tuple[Experiment, Origins]:
+    """As `load_experiment`, and where each key was written: `file:line`, `override '...'` or the flag; a default has no entry."""
     file = find_experiment(path)
     origins: Origins = {}
     problems: list[str] = []
     tree = _read_tree(file, origins, problems, ())
-    return validate_tree(tree, origins, problems, overrides, flags, str(file))
+    return validate_tree(tree, origins, problems, overrides, flags, str(file)), origins
 
 
 def _read_tree(file: Path, origins: Origins, problems: list[str], children: tuple[Path, ...]) -> dict[str, Any]:
@@ -363,7 +370,7 @@ def _expected(kind: str, context: dict[str, Any], key: Key) -> str:
     return _EXPECTED.get(kind, kind.replace("_", " ")).format(**limits)
 
 
-def _fields_at(key: Key, tree: Any = None) -> dict[str, Any]:
+def fields_at(key: Key, tree: Any = None) -> dict[str, Any]:
     """The fields a user may write at this place of the schema: of a union, those of the kind the tree names, or all."""
     models: list[type[BaseModel]] = [Experiment]
     for part in key:
@@ -388,21 +395,21 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags(key: Key) -> str:
-    field = _fields_at(key[:-1])[str(key[-1])]
+    field = fields_at(key[:-1])[str(key[-1])]
     return " or ".join(repr(_kind(m)) for m in models_in(field.annotation))
 
 
 def suggest(key: Key, tree: Any = None) -> str:
     """What the user may have meant by an unknown key, judged by the names and the descriptions of those that exist."""
     wanted = str(key[-1])
-    here = _fields_at(key[:-1], tree)
-    if wanted in _fields_at(key[:-1]):
+    here = fields_at(key[:-1], tree)
+    if wanted in fields_at(key[:-1]):
         return f"it is a key of another kind; to change the kind, give the section anew: '{dotted(key[:-1])}={{kind: ...}}'"
     near = _nearest(wanted, here)
     if near:
         return f"did you mean '{near}'?"
     for section in Experiment.model_fields:
-        near = _nearest(wanted, _fields_at((section,)), exact=True)
+        near = _nearest(wanted, fields_at((section,)), exact=True)
         if near:
             return f"did you mean '{section}.{near}'?"
     return f"expected one of {', '.join(here)}"
