@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,8 @@ Logit = Callable[[Tensor], Tensor]
 class Critic:
     """v, clipped to [-floor, ceiling], as a field; `logits` is without the clipping. `learned`: from the rows, and not known.
 
-    `name` is "quadratic", "network", or "atom" where a sample is one point over and over; `settings` say more.
+    `name` is "quadratic", "network", or "atom" where a sample is one point over and over, or two of them of a mean; `settings`
+    say more.
     """
 
     logit: Logit
@@ -107,6 +108,18 @@ def learn_critic(
     if gain > error:
         return Critic(network, "network", *bounds, told)
     return Critic(_fit_quadratic(x, y, RIDGES[best]), "quadratic", *bounds, told | {"ridge": RIDGES[best]})
+
+
+def averaged(critics: Sequence[Critic]) -> Critic:
+    """The mean of v, each clipped to its own bounds."""
+    bounds = ([getattr(critic, end) for critic in critics] for end in ("floor", "ceiling"))
+    floor, ceiling = (sum(ends) / len(ends) for ends in bounds)
+    names = list(dict.fromkeys(critic.name for critic in critics))
+
+    def logit(t: Tensor) -> Tensor:
+        return torch.stack([c.logit(t).clamp(-c.floor, c.ceiling) for c in critics]).mean(0)
+
+    return Critic(logit, " and ".join(names), floor, ceiling, {"critics": [critic.settings for critic in critics]})
 
 
 def _atom(point: Tensor, x: Tensor, y: Tensor) -> Logit:

@@ -1,12 +1,12 @@
-"""f-divergences of two samples from below, all through one critic v for log dP/dQ, learned on half of the rows.
+"""f-divergences of two samples from below, through critics v for log dP/dQ that judge rows which they were not learned from.
 
-    D_f(P || Q) >= E_P[T(v)] - E_Q[f*(T(v))]     for every v, with equality at v = log dP/dQ (core/objectives/f_divergences)
+Cross-fitting: a critic is learned on each half of the rows and evaluated on the other, and the two bounds (core/divergences/bounds)
+are averaged; every row counts once. What a bound lacks to the divergence is its critic's. 0 is a lower bound too, and stands for
+what is below.
 
-The right side is a mean over rows that the critic has not seen, so the estimate is unbiased for the bound that this critic gives,
-with an ordinary standard error; what it lacks to the divergence is the critic's. Half of the rows is learned from.
-
-v is kept between -log n and log m, n and m the rows learned from: a ratio beyond cannot have been seen (and no clipping makes the
-bound invalid). Where the held-out samples are separated entirely, KL and chi^2 are reported as infinite, see `Separation`.
+v is kept between -log n and log m (for chi^2 3/4 log m), n and m the rows learned from: a ratio beyond cannot have been seen
+(and no clipping makes a bound invalid). Where the held-out samples are separated entirely, KL and chi^2 are reported as infinite,
+see `Separation`.
 """
 
 from __future__ import annotations
@@ -19,31 +19,24 @@ import torch
 from scipy.stats import beta
 from torch import Tensor
 
-from gebm_cli.core.divergences.critics import Critic, learn_critic
+from gebm_cli.core.divergences.bounds import ENOUGH, Bound, Half, cross_fitted
+from gebm_cli.core.divergences.critics import Critic, averaged, learn_critic
 from gebm_cli.core.divergences.names import F_DIVERGENCES, FEWEST_ROWS, Kind
-from gebm_cli.core.objectives.f_divergences import DUALS, Name
 from gebm_cli.core.progress import Begin, silent
 from gebm_cli.core.two_sample.selection import split_rows
 
 CONFIDENCE = 0.95  # of `at_least`
-ENOUGH = 50  # held-out rows a side on which a learned critic's word is taken for a separation
-
-_DUAL: dict[Kind, tuple[Name, float]] = {
-    "kl": ("kl", 1.0),
-    "js": ("js", 0.5),  # the dual's f is that of twice the Jensen-Shannon divergence
-    "chi2": ("pearson", 1.0),
-    "hellinger": ("hellinger", 1.0),
-}
 
 
 @dataclass(frozen=True)
 class Separation:
     """How the critic's sign tells held-out rows apart: `misjudged` of `rows`.
 
-    `entire` says that all n + m held-out rows are judged right, and each with |v| > log n or log m: the critic expects less
-    than one error among them. Then KL and chi^2 may be infinite, or finite and too large for these rows to measure; nothing
-    tells the two apart. `kl` and `chi2` are what they are at least, with 95 % confidence: those of the two-point laws
-    (P(v > 0), Q(v > 0)) at their exact binomial limits (Clopper & Pearson 1934), by the data-processing inequality.
+    `entire` says that all n + m held-out rows are judged right, and each with |v| > log n or log m (of its half, where two critics
+    share them): the critic expects less than one error among them. Then KL and chi^2 may be infinite, or finite and too large for
+    these rows to measure; nothing tells the two apart. `kl` and `chi2` are what they are at least, with 95 % confidence: those of
+    the two-point laws (P(v > 0), Q(v > 0)) at their exact binomial limits (Clopper & Pearson 1934), by the data-processing
+    inequality. Two critics that judge half of the rows each have mean shares, whose divergences are no more: they are convex.
     """
 
     misjudged: int
@@ -54,18 +47,10 @@ class Separation:
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A lower bound and its standard error; for `infinite` ones inf and nan, and `at_least` holds with 95 % confidence."""
-
-    value: float
-    standard_error: float
-    infinite: bool = False
-    at_least: float | None = None
-
-
-@dataclass(frozen=True)
 class Bounds:
-    """The bounds by kind, the critic v, and what it does to the held-out rows."""
+    """The bounds by kind, the mean v of the two critics, what they do to the rows that they have not seen, and how many rows:
+    `n_train` that one of them learns from, `n_held_out` that are judged, all of them.
+    """
 
     by_kind: dict[Kind, Bound]
     critic: Critic
@@ -93,39 +78,29 @@ def f_divergences(
     if min(len(x), len(y)) < fewest:
         raise ValueError(f"f-divergences need {fewest} rows of each sample, got {len(x)} and {len(y)}")
     splits = [split_rows(len(side), 0.5, generator) for side in (x, y)]
-    fit, held = (
+    rows = [
         [side[getattr(s, part).to(side.device)] for side, s in zip((x, y), splits, strict=True)]
         for part in ("train", "test")
-    )
-    critic = learn_critic(fit[0], fit[1], generator, image_shape, begin)
-    at_x, at_y = critic.value(held[0]), critic.value(held[1])
-    apart = separation_of(critic.logits(held[0]), critic.logits(held[1]), ENOUGH if critic.learned else 1)
-    found = {kind: _reported(kind, bound(kind, at_x, at_y), apart) for kind in kinds}
-    return Bounds(found, critic, apart, (len(fit[0]), len(fit[1])), (len(at_x), len(at_y)))
+    ]
+    critics = [learn_critic(half[0], half[1], generator, image_shape, begin) for half in rows]
+    halves = [_judged(rows[0], critics[1], critics[0]), _judged(rows[1], critics[0], critics[1])]
+    critic, held = averaged(critics), [torch.cat([half.at[side] for half in halves]) for side in (0, 1)]
+    apart = separation_of(held[0], held[1], ENOUGH if critic.learned else 1, len(critics))
+    found = {kind: _reported(kind, cross_fitted(kind, halves), apart) for kind in kinds}
+    return Bounds(found, critic, apart, (len(rows[0][0]), len(rows[0][1])), (len(x), len(y)))
 
 
-def bound(kind: Kind, at_x: Tensor, at_y: Tensor) -> Bound:
-    """The bound from v = log dP/dQ at rows of P, (n,), and of Q, (m,), with sqrt(var T(v_x) / n + var f*(T(v_y)) / m).
-
-    For `tv` T = sign(v) / 2, the optimum; the smooth T of the training objective gives less. The error is nan where few rows
-    all have one value: it would be 0.
-    """
-    if kind == "tv":
-        on_x, on_y = at_x.sign() / 2, at_y.sign() / 2
-    else:
-        name, factor = _DUAL[kind]
-        on_x, on_y = factor * DUALS[name].on_data(at_x), factor * DUALS[name].on_base(at_y)
-    error = math.sqrt(on_x.var().item() / len(on_x) + on_y.var().item() / len(on_y))
-    value = (on_x.mean() - on_y.mean()).item()
-    unknown = error <= 1e-12 * abs(value) and value != 0 and min(len(on_x), len(on_y)) < ENOUGH
-    return Bound(value, math.nan if unknown else error)
+def _judged(rows: list[Tensor], critic: Critic, other: Critic) -> Half:
+    at, seen = ((c.logits(rows[0]), c.logits(rows[1])) for c in (critic, other))
+    return Half(at, seen, critic.floor, critic.ceiling)
 
 
-def separation_of(at_x: Tensor, at_y: Tensor, enough: int = ENOUGH) -> Separation:
-    """The separation by v, not clipped, at held-out rows of P (n,) and of Q (m,); below `enough` rows a side it is never entire."""
+def separation_of(at_x: Tensor, at_y: Tensor, enough: int = ENOUGH, n_critics: int = 1) -> Separation:
+    """The separation by v, not clipped, at held-out rows of P (n,) and of Q (m,), of which each critic judges one part of
+    `n_critics`; below `enough` rows a side it is never entire."""
     n, m = len(at_x), len(at_y)
     missed_x, missed_y = int((at_x <= 0).sum()), int((at_y > 0).sum())
-    apart = min(n, m) >= enough and at_x.min() > math.log(n) and at_y.max() < -math.log(m)
+    apart = min(n, m) >= enough and at_x.min() > math.log(n / n_critics) and at_y.max() < -math.log(m / n_critics)
     tail = (1 - CONFIDENCE) / 2
     p = float(beta.ppf(tail, n - missed_x, missed_x + 1)) if missed_x < n else 0.0
     q = float(beta.ppf(1 - tail, missed_y + 1, m - missed_y)) if missed_y < m else 1.0
@@ -141,4 +116,5 @@ def _two_point(p: float, q: float) -> tuple[float, float]:
 def _reported(kind: Kind, found: Bound, apart: Separation) -> Bound:
     if not apart.entire or kind not in ("kl", "chi2"):
         return found
-    return Bound(math.inf, math.nan, True, apart.kl if kind == "kl" else apart.chi2)
+    at_least = apart.kl if kind == "kl" else apart.chi2
+    return Bound(math.inf, math.nan, True, at_least, found.clipped, found.carried)
