@@ -1,9 +1,9 @@
 """Real functions on R^d with their gradients, above all sums of kernels: witnesses, and what flows of particles descend.
 
-    f(t) = sum_j w_j k(t, z_j),     for k = phi(|t - z|^2):   grad f(t) = 2 [t (Phi' w) - Phi' (w z)],   Phi' = phi'(|t_i - z_j|^2)
+    f(t) = sum_j w_j k(t, z_j),     for k = phi(|t - z|^2):   grad f(t) = 2 sum_j w_j phi'(|t - z_j|^2) (t - z_j)
 
-One product of each block of kernel values with [w z, w] gives value and gradient, no graph is built, and memory is
-O(block^2 + n d). Products within a block are in the data's type, sums over blocks in float64.
+One product of each block of kernel values with [w z, w] gives value and gradient, grad f(t) = 2 [t (Phi' w) - Phi' (w z)]. No graph
+is built, and memory is O(block^2 + n d). Products within a block are in the data's type, sums over blocks in float64.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from gebm_cli.core.kernels import Kernel, MeanKernel, Polynomial, Radial
 
 CPU_BLOCK, CUDA_BLOCK = 512, 8192
 """Rows and columns of a block: on a CPU it stays in the cache; see tests/benchmarks/flow_speed.py."""
+
+FAR = 32.0
+"""Reach of the points in lengths of the kernel beyond which products of float32 rows are taken in float64: an error of 1e-4."""
+LOST = 1e6
+"""Reach beyond which float64 has lost what the kernel sees: distances that are 0 up to rounding are then taken as 0."""
 
 Products = tuple[Tensor, Tensor]
 """sum_j w_j k (k,) and, before they are made into a gradient, the products of the slopes with [w z, w] (k, d + 1); float64."""
@@ -40,9 +45,12 @@ class Field(Protocol):
 class KernelField:
     """f(t) = sum_j weights_j kernel(t, points_j), with points (n, d) and weights (n,) float64.
 
-    Kernels of the squared distance and the polynomial ones take no graph, others are differentiated block by block. Squared
-    distances are taken about the mean of the points, where float32 has most digits. A kernel with a cusp at distance 0
-    (Exponential, EnergyDistance, Laplace) has the gradient 0 there.
+    Kernels of the squared distance and the polynomial ones take no graph, others are differentiated block by block. A kernel with
+    a cusp at distance 0 (Exponential, EnergyDistance, Laplace) has the gradient 0 there.
+
+    Digits: squared distances are found by products, about the mean of the points, and have an error of eps r^2, r the largest
+    distance from that mean: for a kernel of length s relatively eps (r / s)^2, which is at most 1e-4 (beyond, float64 computes,
+    which has 1e-4 at r / s = 1e6). A cusp is flat within 2 sqrt(eps) r.
     """
 
     kernel: Kernel
@@ -91,6 +99,9 @@ def _sums(kernel: Kernel, t: Tensor, z: Tensor, w: Tensor, slopes: bool) -> tupl
 
 def _radial(kernels: Sequence[Radial], t: Tensor, z: Tensor, w: Tensor, slopes: bool) -> tuple[Tensor, Tensor]:
     """The sum over kernels of the squared distance, which is computed once, as one product of rows with more columns."""
+    reach = (z - z.mean(0)).norm(dim=1).max().item() / min(k.length for k in kernels)
+    given, (t, z) = (t, z), (t.double(), z.double()) if z.dtype == torch.float32 and reach > FAR else (t, z)
+    flat = reach > LOST or any(k.cusp for k in kernels)
     centre = z.mean(0)
     near, points = t - centre, z - centre
     left = torch.cat([near, near.square().sum(1, keepdim=True), torch.ones_like(near[:, :1])], 1)
@@ -98,19 +109,23 @@ def _radial(kernels: Sequence[Radial], t: Tensor, z: Tensor, w: Tensor, slopes: 
 
     def matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | float]:
         squared = (a @ b.T).clamp_(min=0.0)
-        if any(k.cusp for k in kernels):  # what is 0 up to rounding is 0
+        if flat:  # what is 0 up to rounding is 0
             squared.masked_fill_(squared <= 4 * torch.finfo(a.dtype).eps * (a[:, -2, None] + b[None, :, -1]), 0.0)
-        return _added([k.with_slope(squared if k is kernels[-1] else squared.clone()) for k in kernels])
+        return _matrices(kernels, squared)
 
     value, products = _streamed(matrices, left, right, w, near, points, slopes)
-    gradient = 2.0 * (near * products[:, -1:] - products[:, :-1])
-    for rest in (k.rest(t, z, w) for k in kernels):
+    lead = near * products[:, -1:]
+    gradient = lead - products[:, :-1]
+    gradient = 2.0 * gradient.masked_fill_(gradient.abs() <= 4 * torch.finfo(z.dtype).eps * lead.abs(), 0.0)
+    for rest in (k.rest(*given, w) for k in kernels):
         if rest is not None:
             value, gradient = value + rest[0], gradient + rest[1]
     return value, gradient
 
 
-def _added(found: list[tuple[Tensor, Tensor | float]]) -> tuple[Tensor, Tensor | float]:
+def _matrices(kernels: Sequence[Radial], squared: Tensor) -> tuple[Tensor, Tensor | float]:
+    """The sum of the kernels, and its slope, of squared distances, which are used up."""
+    found = [k.with_slope(squared if k is kernels[-1] else squared.clone()) for k in kernels]
     if len(found) == 1:
         return found[0]
     slopes = [slope if isinstance(slope, Tensor) else slope * value for value, slope in found]

@@ -5,6 +5,7 @@ A kernel maps (n, d) and (m, d) to the (n, m) matrix k(x_i, y_j), in the data's 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Radial(ABC):
     cusp: ClassVar[bool] = False
     """Whether phi has no slope at 0, which is then taken as 0."""
 
+    @property
+    def length(self) -> float:
+        """The distance over which phi changes, the shortest where there are several; infinite where phi has no scale."""
+        return math.inf
+
     @abstractmethod
     def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
         """phi and phi' of squared distances, which are used up; a number for the slope is that multiple of phi."""
@@ -56,11 +62,15 @@ class Gaussian(OfDistance, Radial):
 
     bandwidth: float
 
+    @property
+    def length(self) -> float:
+        return self.bandwidth
+
     def of(self, distances: Tensor) -> Tensor:
-        return (distances * (-0.5 / self.bandwidth**2)).exp_()
+        return (distances * (-0.5 / _least(self.bandwidth**2, distances))).exp_()
 
     def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
-        slope = -0.5 / self.bandwidth**2
+        slope = -0.5 / _least(self.bandwidth**2, squared)
         return squared.mul_(slope).exp_(), slope
 
 
@@ -72,7 +82,7 @@ class Laplace(OfDistance):
     metric: ClassVar[str] = "l1"
 
     def of(self, distances: Tensor) -> Tensor:
-        return (distances * (-1.0 / self.bandwidth)).exp_()
+        return (distances * (-1.0 / _least(self.bandwidth, distances))).exp_()
 
 
 @dataclass(frozen=True)
@@ -82,13 +92,17 @@ class Exponential(OfDistance, Radial):
     bandwidth: float
     cusp: ClassVar[bool] = True
 
+    @property
+    def length(self) -> float:
+        return self.bandwidth
+
     def of(self, distances: Tensor) -> Tensor:
-        return (distances.sqrt() * (-1.0 / self.bandwidth)).exp_()
+        return (distances.sqrt() * (-1.0 / _least(self.bandwidth, distances))).exp_()
 
     def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
         root = squared.sqrt_()
-        kernel = (root * (-1.0 / self.bandwidth)).exp_()
-        return kernel, kernel * _inverse(root).mul_(-0.5 / self.bandwidth)
+        kernel = (root * (-1.0 / _least(self.bandwidth, root))).exp_()
+        return kernel, (kernel * _inverse(root)).mul_(-0.5 / _least(self.bandwidth, root))
 
 
 @dataclass(frozen=True)
@@ -114,14 +128,18 @@ class GaussianMixture(Radial):
     bandwidths: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
     linear: float = 0.0
 
+    @property
+    def length(self) -> float:
+        return min(self.bandwidths)
+
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         distances = squared_distances(x, y)
-        mixture = torch.stack([torch.exp(distances / (-2.0 * s**2)) for s in self.bandwidths]).sum(0)
+        mixture = torch.stack([torch.exp(distances / (-2.0 * _least(s**2, distances))) for s in self.bandwidths]).sum(0)
         return _plus_linear(mixture, self.linear, x, y)
 
     def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
         kernel, slope = torch.zeros_like(squared), torch.zeros_like(squared)
-        for rate in (-0.5 / s**2 for s in self.bandwidths):
+        for rate in (-0.5 / _least(s**2, squared) for s in self.bandwidths):
             term = (squared * rate).exp_()
             kernel.add_(term)
             slope.add_(term, alpha=rate)
@@ -142,13 +160,18 @@ class RationalQuadratic(Radial):
     linear: float = 0.0
     bandwidth: float = 1.0
 
+    @property
+    def length(self) -> float:
+        return self.bandwidth
+
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        distances, unit = squared_distances(x, y), 2.0 * self.bandwidth**2
+        distances, unit = squared_distances(x, y), 2.0 * _least(self.bandwidth**2, x)
         mixture = torch.stack([torch.exp(-a * torch.log1p(distances / (a * unit))) for a in self.alphas]).sum(0)
         return _plus_linear(mixture, self.linear, x, y)
 
     def with_slope(self, squared: Tensor) -> tuple[Tensor, Tensor | float]:
-        kernel, slope, unit = torch.zeros_like(squared), torch.zeros_like(squared), 2.0 * self.bandwidth**2
+        kernel, slope = torch.zeros_like(squared), torch.zeros_like(squared)
+        unit = 2.0 * _least(self.bandwidth**2, squared)
         for a in self.alphas:
             base = (squared / (a * unit)).add_(1.0)
             term = base.log().mul_(-a).exp_()
@@ -194,6 +217,11 @@ def _linear_sum(weight: float, t: Tensor, points: Tensor, weights: Tensor) -> tu
     """sum_j weights_j weight t.points_j and its gradient, which is the same at every t."""
     direction = weight * (weights.to(points.dtype) @ points)
     return (t @ direction).double(), direction.expand_as(t)
+
+
+def _least(scale: float, like: Tensor) -> float:
+    """The scale, or the least normal number of `like`'s type: one over it is finite, and a distance of 0 is 0 at any bandwidth."""
+    return max(scale, torch.finfo(like.dtype).tiny)
 
 
 def _inverse(root: Tensor) -> Tensor:

@@ -23,8 +23,11 @@ from gebm_cli.core.kernels import Gaussian, median_bandwidth
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` gives, its value included, which is computed when it is asked for."""
     start = time.process_time()
-    return work(), time.process_time() - start
+    found = work()
+    _ = found.value if isinstance(found, KaleSolution) else None
+    return found, time.process_time() - start
 
 
 def told(found: KaleSolution, seconds: float) -> dict[str, Any]:

@@ -219,3 +219,39 @@ def test_memory_grows_with_the_points_and_not_with_their_square():
 
     small, large = peak(4000), peak(8000)
     assert small < 4 * 8 * fields.CPU_BLOCK**2 + 4000 * 300 and large - small < 4000 * 300
+
+
+@pytest.mark.parametrize(
+    "kernel", [Gaussian(1.0), Exponential(1.0), RationalQuadratic(), GaussianMixture((1.0, 3.0))], ids=str
+)
+@pytest.mark.parametrize(("d", "bound"), [(2, 2e-4), (5, 2e-4)])
+@pytest.mark.parametrize("far", [0.0, 10.0, 1e3, 1e4])
+def test_tight_clusters_far_apart_keep_their_digits(kernel, d, bound, far):
+    """Two clusters of float32 points, `far` lengths of the kernel apart: value and gradient to rounding in up to 3 dimensions, to
+    1e-4 in more, which 10 lengths are near enough to lose and 1,000 far enough for float64."""
+    points = torch.cat([_normal(100, d, 1, torch.float32), _normal(100, d, 2, torch.float32) + far])
+    field = KernelField(kernel, points, torch.full((200,), 1 / 200, dtype=torch.float64))
+    (value, gradient), double = field.value_and_grad(points), points.double()
+    w = field.weights
+    apart = double[:, None] - double[None]
+    squared = apart.square().sum(-1)
+    phi, slope = kernel.with_slope(squared.clone())
+    slope = slope if isinstance(slope, torch.Tensor) else slope * phi
+    assert (value / (phi @ w) - 1).abs().max() < bound
+    expected = 2 * torch.einsum("ij,ijd,j->id", slope, apart, w)
+    assert (gradient - expected).norm(dim=1).max() < 5 * bound * expected.norm(dim=1).max()
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Laplace, Exponential, lambda s: GaussianMixture((s,))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [2, 5])
+def test_tiny_bandwidths_leave_each_point_alone(kind, dtype, d):
+    """At its own points a field is their weights, and its gradient 0: no 0 times infinity, and no rounding times 1e40."""
+    points = _normal(20, d, 1, dtype)
+    for bandwidth in (1e-10, 1e-20, 1e-38, 1e-200):
+        kernel = kind(bandwidth)
+        value, gradient = KernelField(kernel, points, torch.full((20,), 0.5, dtype=torch.float64)).value_and_grad(
+            points
+        )
+        assert (value == 0.5).all() and (gradient == 0).all(), bandwidth
+        assert kernel(points[:1], points[:1]).isfinite().all()

@@ -151,11 +151,12 @@ def whitening(values: np.ndarray, table: Table) -> tuple[np.ndarray, np.ndarray]
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def read_table(path: str, delimiter: str = ",", drop: Sequence[str] = ()) -> Table:
-    """A text file with one line of column names and rows of numbers, less the columns named in `drop`; those may hold text.
+def read_table(path: str, delimiter: str = ",", drop: Sequence[str] = (), keep: Sequence[str] = ()) -> Table:
+    """A text file with one line of column names and rows of numbers, less the columns left out; those may hold text.
 
     Args:
         delimiter: one character, or `tab` or `space`.
+        drop, keep: names of columns to leave out, and of those to keep where not all are kept, in the order of the file.
 
     Raises:
         UsageError: see `csv_dataset`; at most ten bad cells are listed.
@@ -164,12 +165,9 @@ def read_table(path: str, delimiter: str = ",", drop: Sequence[str] = ()) -> Tab
     line, header = next(rows, (1, []))
     names = [name.strip() for name in header]
     _check_names(path, line, names, delimiter)
-    unknown = [name for name in drop if name not in names]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], names, 1, 0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"its columns are {', '.join(names)}"
-        raise UsageError(f"data.drop: '{unknown[0]}' is no column of {path}; {hint}")
-    columns = [j for j, name in enumerate(names) if name not in drop]
+    _require_columns("data.drop", drop, names, path)
+    _require_columns(f"{path}?keep", keep, names, path)
+    columns = [j for j, name in enumerate(names) if name not in drop and (not keep or name in keep)]
     if not columns:
         raise UsageError(f"{path}: data.drop leaves no column")
     values: list[list[float]] = []
@@ -207,6 +205,14 @@ def _rows(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: is not a readable text file in UTF-8 ({' '.join(str(error).split())})") from None
+
+
+def _require_columns(what: str, wanted: Sequence[str], names: list[str], path: str) -> None:
+    unknown = next((name for name in wanted if name not in names), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, names, 1, 0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"its columns are {', '.join(names)}"
+        raise UsageError(f"{what}: '{unknown}' is no column of {path}; {hint}")
 
 
 def _check_names(path: str, line: int, names: list[str], delimiter: str) -> None:

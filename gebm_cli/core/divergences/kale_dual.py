@@ -49,7 +49,7 @@ class Gram(Protocol):
 
 
 @dataclass(frozen=True)
-class Point:
+class Iterate:
     """v, a = exp(v) / m, K a and r = v - h_a(y)."""
 
     v: Tensor
@@ -60,20 +60,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Dual:
-    """The dual without the factor 1 + lam; `slope` is mu_P(y) / lam, `norm2` is |mu_P|^2, `free` a level of v (see `_moved`)."""
+    """The dual without the factor 1 + lam; `slope` is mu_P(y) / lam, `free` a level of v (see `_moved`)."""
 
     gram: Gram
     slope: Tensor
     lam: float
-    norm2: float
     free: float
 
-    def at(self, v: Tensor) -> Point:
+    def at(self, v: Tensor) -> Iterate:
         a = v.exp() / len(v)
         k_a = self.gram.times(a)
-        return Point(v, a, k_a, v - self.slope + k_a / self.lam)
+        return Iterate(v, a, k_a, v - self.slope + k_a / self.lam)
 
-    def best(self, start: Tensor | None) -> Point:
+    def best(self, start: Tensor | None) -> Iterate:
         """The better of v = 0 and the start."""
         zero = self.at(torch.zeros_like(self.slope))
         if start is None:
@@ -81,27 +80,39 @@ class Dual:
         if start.shape != self.slope.shape:
             raise ValueError(f"`start` must be ({len(self.slope)},), got {tuple(start.shape)}")
         given = self.at(start.to(self.slope))
-        return given if self.objective(given) < self.objective(zero) else zero
+        better = self._entropy(given) + 0.5 * self._norm2(given) < self._entropy(zero) + 0.5 * self._norm2(zero)
+        return given if better else zero
 
-    def objective(self, p: Point) -> float:
-        """sum_j [a_j v_j - a_j + 1 / m] + (lam / 2) |h|^2, each sum at least 0."""
-        entropy = (p.a * p.v - p.v.expm1() / len(p.v)).sum().item()
-        distance = self.norm2 / self.lam - 2.0 * (p.a @ self.slope).item() + (p.a @ p.k_a).item() / self.lam
-        return entropy + 0.5 * max(distance, 0.0)
+    def objective(self, p: Iterate, mean_norm2: float) -> float:
+        """sum_j [a_j v_j - a_j + 1 / m] + (lam / 2) |h|^2, each sum at least 0; `mean_norm2` is |mu_P|^2."""
+        return self._entropy(p) + 0.5 * max(mean_norm2 / self.lam + self._norm2(p), 0.0)
 
-    def gap(self, p: Point) -> float:
+    def rounding(self, p: Iterate, mean_norm2: float) -> float:
+        """How far the objective may be off by the rounding of its terms."""
+        terms = (p.a * (p.v.abs() + 1.0)).sum() + 1.0 + 0.5 * (p.a @ (2.0 * self.slope.abs() + p.k_a.abs() / self.lam))
+        return ROUNDING * (terms.item() + 0.5 * mean_norm2 / self.lam)
+
+    def _entropy(self, p: Iterate) -> float:
+        return (p.a * p.v - p.v.expm1() / len(p.v)).sum().item()
+
+    def _norm2(self, p: Iterate) -> float:
+        """lam |h|^2 less the part that is of P alone."""
+        return (p.a @ p.k_a).item() / self.lam - 2.0 * (p.a @ self.slope).item()
+
+    def gap(self, p: Iterate) -> float:
         """(1 + lam) sum_j a_j [exp(-r_j) - 1 + r_j], where a_j may have underflowed and exp(-r_j) be huge."""
         near = p.a * (torch.expm1(-p.r) + p.r)
         below = (p.v - p.r).exp() / len(p.v) + p.a * (p.r - 1.0)
         return (1.0 + self.lam) * torch.where(p.r > -1.0, near, below).sum().item()
 
-    def done(self, p: Point, tolerance: float) -> bool:
-        """Whether the gap is at most the tolerance, or what the rounding of r makes of it."""
+    def done(self, p: Iterate, tolerance: float) -> bool:
+        """Whether the gap is finite and at most the tolerance, or what the rounding of r makes of it."""
         rounding = ROUNDING * (p.v.abs() + self.slope.abs() + p.k_a.abs() / self.lam)
-        return self.gap(p) <= max(tolerance, (1.0 + self.lam) * (p.a @ rounding.square()).item())
+        gap = self.gap(p)
+        return math.isfinite(gap) and gap <= max(tolerance, (1.0 + self.lam) * (p.a @ rounding.square()).item())
 
 
-def newton(dual: Dual, p: Point, tolerance: float, limit: int) -> tuple[Point, int]:
+def newton(dual: Dual, p: Iterate, tolerance: float, limit: int) -> tuple[Iterate, int]:
     """Newton's method in a, with steps that keep it positive, and Armijo's line search along them."""
     for iteration in range(limit):
         if dual.done(p, tolerance):
@@ -113,7 +124,7 @@ def newton(dual: Dual, p: Point, tolerance: float, limit: int) -> tuple[Point, i
     return p, limit
 
 
-def _line_search(dual: Dual, p: Point, direction: Tensor) -> Tensor | None:
+def _line_search(dual: Dual, p: Iterate, direction: Tensor) -> Tensor | None:
     """A step that decreases the objective enough, by halving; None where rounding leaves none."""
     slope, t = (p.a * p.r @ direction).item(), 1.0
     while t > SMALLEST_STEP:
@@ -124,7 +135,7 @@ def _line_search(dual: Dual, p: Point, direction: Tensor) -> Tensor | None:
     return None
 
 
-def _direction(dual: Dual, p: Point) -> Tensor:
+def _direction(dual: Dual, p: Iterate) -> Tensor:
     """-(I + K diag(a) / lam)^-1 r, by its symmetric form in S = diag(sqrt a): -(r + K S u / lam), (I + S K S / lam) u = -S r.
 
     The last product, in place of u / sqrt(a), is exact where a underflows to 0.
@@ -156,7 +167,7 @@ def _conjugate_gradients(gram: Gram, s: Tensor, right: Tensor) -> Tensor | None:
     return None
 
 
-def _moved(dual: Dual, p: Point, direction: Tensor) -> Tensor:
+def _moved(dual: Dual, p: Iterate, direction: Tensor) -> Tensor:
     """The step of v along a direction: downward Newton's in v, upward Newton's in a, a (1 + direction), to first order the same.
 
     The equation of one coordinate, v + c exp(v) = t, is convex in v, and concave as log a + c m a = t: so taken, no step leaps over
@@ -168,7 +179,7 @@ def _moved(dual: Dual, p: Point, direction: Tensor) -> Tensor:
     return torch.where(direction > 0, risen, direction)
 
 
-def _change(dual: Dual, p: Point, step: Tensor) -> float:
+def _change(dual: Dual, p: Iterate, step: Tensor) -> float:
     """The objective at v + step less that at v, by differences alone: near the optimum both would be equal to rounding."""
     after = (p.v + step).exp() / len(p.v)
     delta = torch.where(step < 1.0, p.a * step.expm1(), after - p.a)
@@ -176,7 +187,7 @@ def _change(dual: Dual, p: Point, step: Tensor) -> float:
     return (delta @ p.r + entropy.sum() + delta @ dual.gram.times(delta) / (2.0 * dual.lam)).item()
 
 
-def coordinate_descent(dual: Dual, p: Point, tolerance: float, limit: int) -> tuple[Point, int]:
+def coordinate_descent(dual: Dual, p: Iterate, tolerance: float, limit: int) -> tuple[Iterate, int]:
     """Sweeps of exact minimisations over one a_j: v + c exp(v) = t, by Lambert's W in the form that cannot overflow. On the CPU."""
     k, slope, size = dual.gram.matrix().cpu().numpy(), dual.slope.cpu().numpy(), len(p.v)
     curvature = k.diagonal() / (size * dual.lam)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gebm_cli.core.divergences.kale_dual import ROUNDING, Dual, Gram, coordinate_descent, newton
+from gebm_cli.core.divergences.kale_dual import ROUNDING, Dual, Gram, Iterate, coordinate_descent, newton
 from gebm_cli.core.divergences.random_features import FeatureGram, random_features
 from gebm_cli.core.fields import Field, KernelField
 from gebm_cli.core.kernels import Kernel, OfDistance
@@ -26,6 +27,8 @@ from gebm_cli.core.kernels import Kernel, OfDistance
 MAX_BYTES = 2**31
 """Of the kernel matrix of y, or of its features: m = 16,384. Newton's method may hold three such matrices for a moment."""
 BLOCK = 1024
+
+FLOOR = 1e-6  # of the value: so large a gap may be for rounding to excuse it
 
 Solver = Literal["newton", "coordinate-descent"]
 SOLVERS = {"newton": (newton, 200), "coordinate-descent": (coordinate_descent, 10_000)}
@@ -36,21 +39,82 @@ SOLVERS = {"newton": (newton, 200), "coordinate-descent": (coordinate_descent, 1
 class KaleSolution:
     """A certified estimate: lower <= sup <= value = lower + duality_gap, all with the factor 1 + lam (rounding aside).
 
-    `standard_error` is that of the regularised KALE at this lam, (1 + lam) sqrt(var_P(h) / n + var_Q(e^h) / m), by the envelope
-    theorem; nan where n or m is 1. It says nothing of KL. The estimate is in sample, so biased upward, most where lam is small,
-    and at P = Q the bias is of the error's order. `duality_gap` exceeds the tolerance only where rounding (k / lam beyond about
-    1e10) or the iterations ended the search. `log_ratio` is v (m,), the `start` of a next solve with the same m; `field` is h,
-    without the factor 1 + lam, float64 inside.
+    `log_ratio` is v (m,), the `start` of a next solve with the same m; `field` is h, without the factor 1 + lam, float64 inside.
+    What needs a pass over x of its own is computed when it is asked for, and once: `value` (n^2 kernel values), `gradient`
+    (of h at x; the same pass as the value where `solve` was told so) and `standard_error`.
     """
 
-    value: float
-    lower: float
     duality_gap: float
-    standard_error: float
     iterations: int
     log_ratio: Tensor
     field: Field
     regularisation: float
+    _ended: _Ended
+
+    @cached_property
+    def value(self) -> float:
+        return (1.0 + self.regularisation) * self._ended.dual.objective(self._ended.at, self._ended.mean_norm2)
+
+    @property
+    def lower(self) -> float:
+        return self.value - self.duality_gap
+
+    @property
+    def converged(self) -> bool:
+        """Whether the gap is finite and at most the tolerance, or at the floor that rounding sets and at most 1e-6 of the value.
+
+        Not so where the iterations ended the search (a small lam), or rounding did (k / lam beyond about 1e10).
+        """
+        if self.duality_gap <= self._ended.tolerance:
+            return True
+        floor = self._ended.dual.done(self._ended.at, self._ended.tolerance)
+        return floor and self.duality_gap <= FLOOR * self.value < math.inf
+
+    @property
+    def rounding(self) -> float:
+        """How far `value` may be off by rounding."""
+        return (1.0 + self.regularisation) * self._ended.dual.rounding(self._ended.at, self._ended.mean_norm2)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """grad h at x (n, d), float64."""
+        mean = self._ended.mean_at_x[1]
+        if mean is None:
+            return self.field.value_and_grad(self._ended.x)[1]
+        return (mean - self._ended.base.value_and_grad(self._ended.x)[1]) / self.regularisation
+
+    @cached_property
+    def standard_error(self) -> float:
+        """(1 + lam) sqrt(var_P(h) / n + var_Q(e^h) / m), of the regularised KALE at this lam, by the envelope theorem; nan where n
+        or m is 1.
+
+        It says nothing of KL. The estimate is in sample, so biased upward, most where lam is small, and at P = Q the bias is of the
+        error's order.
+        """
+        x, ratio = self._ended.x, self.log_ratio.exp()
+        h_x = (self._ended.mean_at_x[0] - self._ended.base.value(x)) / self.regularisation
+        return (1.0 + self.regularisation) * math.sqrt(_variance(h_x) / len(x) + _variance(ratio) / len(ratio))
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """Where a search ended: the dual there, x, mu_P, sum_j a_j k(y_j, .), and whether grad mu_P at x comes with its value."""
+
+    dual: Dual
+    at: Iterate
+    tolerance: float
+    x: Tensor
+    mean: Field
+    base: Field
+    with_gradient: bool
+
+    @cached_property
+    def mean_at_x(self) -> tuple[Tensor, Tensor | None]:
+        return self.mean.value_and_grad(self.x) if self.with_gradient else (self.mean.value(self.x), None)
+
+    @cached_property
+    def mean_norm2(self) -> float:
+        return self.mean_at_x[0].mean().item()
 
 
 class ExactGram:
@@ -124,8 +188,11 @@ class KaleProblem:
         solver: Solver = "newton",
         tolerance: float = 1e-8,
         max_iterations: int | None = None,
+        with_gradient: bool = False,
     ) -> KaleSolution:
         """The solution for x (n, d) to a duality gap of `tolerance`. A `start` (m,) that is worse than v = 0 is not used.
+
+        `with_gradient` says that grad h at x will be asked for beside the value: one pass over the n^2 kernel values finds both.
 
         Raises:
             ValueError: x not (n, d) with rows and finite, of another dimension than y, or a start that is not (m,).
@@ -134,18 +201,15 @@ class KaleProblem:
         if x.shape[1] != y.shape[1]:
             raise ValueError(f"`x` and `y` must have the same dimension, got {x.shape[1]} and {y.shape[1]}")
         mean = self._gram.field(x, x.new_full((len(x),), 1.0 / len(x)))
-        at_x = mean.value(x)
-        dual = Dual(self._gram, mean.value(y) / lam, lam, at_x.mean().item(), self._free)
+        dual = Dual(self._gram, mean.value(y) / lam, lam, self._free)
         search, limit = SOLVERS[solver]
         point, iterations = search(
             dual, dual.best(start), tolerance, limit if max_iterations is None else max_iterations
         )
-        value, gap = (1.0 + lam) * dual.objective(point), dual.gap(point)
-        h_x = (at_x - self._gram.field(y, point.a).value(x)) / lam
-        error = (1.0 + lam) * math.sqrt(_variance(h_x) / len(x) + _variance(point.v.exp()) / len(y))
+        ended = _Ended(dual, point, tolerance, x, mean, self._gram.field(y, point.a), with_gradient)
         weights = torch.cat([x.new_full((len(x),), 1.0 / (len(x) * lam)), -point.a / lam])
         field = self._gram.field(torch.cat([x, y]), weights)
-        return KaleSolution(value, value - gap, gap, error, iterations, point.v, field, lam)
+        return KaleSolution(dual.gap(point), iterations, point.v, field, lam, ended)
 
 
 def _gram(y: Tensor, kernel: Kernel, features: int | None, generator: torch.Generator | None) -> Gram:

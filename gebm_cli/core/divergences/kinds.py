@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,13 +16,13 @@ from gebm_cli.core.divergences.names import F_DIVERGENCES, FEWEST_ROWS, KINDS, T
 from gebm_cli.core.divergences.transport import Transport, sinkhorn_divergence, sliced_wasserstein1, wasserstein1
 from gebm_cli.core.divergences.variational import Bounds, f_divergences
 from gebm_cli.core.evaluation.feature_mmd import energy_distance, feature_mmd
-from gebm_cli.core.fields import Field, KernelField, Scaled
+from gebm_cli.core.fields import Field, Scaled
 from gebm_cli.core.kernels import EnergyDistance, Kernel
 from gebm_cli.core.mmd import Estimate, mmd2
 from gebm_cli.core.progress import Begin, Steps, silent
 from gebm_cli.core.two_sample.collections import described, kernel_of
 from gebm_cli.core.two_sample.names import KernelName
-from gebm_cli.core.two_sample.witness import witness
+from gebm_cli.core.two_sample.witness import mean_difference, witness
 
 FEATURES = 2000  # of `kale` where the kernel matrix of y does not fit
 
@@ -162,7 +162,7 @@ def _mmd(kind: Kind, at: _At) -> Found:
     kernel, few = at.kernel(), min(len(at.x), len(at.y)) < 4
     estimate = mmd2(at.x, at.y, kernel) if few else feature_mmd(at.x, at.y, kernel, _blocks(at))
     at_x, at_y = witness(kernel, at.x, at.y)
-    return _found(kind, estimate, described(kernel), at_x, at_y, _mean_difference(kernel, at))
+    return _found(kind, estimate, described(kernel), at_x, at_y, mean_difference(kernel, at.x, at.y))
 
 
 def _energy(kind: Kind, at: _At) -> Found:
@@ -171,21 +171,15 @@ def _energy(kind: Kind, at: _At) -> Found:
     half = mmd2(at.x, at.y, kernel) if few else None
     estimate = Estimate(2 * half.value, 2 * half.standard_error) if half else energy_distance(at.x, at.y, _blocks(at))
     at_x, at_y = (2 * values for values in witness(kernel, at.x, at.y))
-    return _found(kind, estimate, {}, at_x, at_y, Scaled(_mean_difference(kernel, at), 2.0))
+    return _found(kind, estimate, {}, at_x, at_y, Scaled(mean_difference(kernel, at.x, at.y), 2.0))
 
 
 def _blocks(at: _At) -> Steps:
     return Steps(at.begin, "kernel sums", "blocks")
 
 
-def _mean_difference(kernel: Kernel, at: _At) -> KernelField:
-    """mean_i k(x_i, .) - mean_j k(y_j, .)"""
-    n, m = len(at.x), len(at.y)
-    weights = torch.cat([at.x.new_full((n,), 1 / n), at.y.new_full((m,), -1 / m)])
-    return KernelField(kernel, torch.cat([at.x, at.y]), weights)
-
-
 def _kale(kind: Kind, at: _At) -> Found:
+    """Where the dual has not converged its value is still a bound, as 0 is; there is no error then."""
     kernel, options = at.kernel(), at.options
     features = options.features or (FEATURES if 8 * len(at.y) ** 2 > MAX_BYTES else None)
     tell = at.begin("KALE", "problems", 1)
@@ -194,9 +188,18 @@ def _kale(kind: Kind, at: _At) -> Found:
     tell(1)
     settings = described(kernel) | {"regularisation": options.regularisation}
     settings |= {"features": features} if features else {}
-    settings |= {"duality_gap": solution.duality_gap, "iterations": solution.iterations}
-    field, estimate = solution.field, Estimate(solution.value, solution.standard_error)
-    return _found(kind, estimate, settings, field.value(at.x), field.value(at.y), field)
+    field, value = solution.field, solution.value
+    if not math.isfinite(value):
+        raise ValueError(
+            "kale: the kernel's values are too large for float64; standardise the rows, or take a larger bandwidth"
+        )
+    gap = min(solution.duality_gap, value)  # KALE is not negative
+    settings |= {"duality_gap": gap, "iterations": solution.iterations}
+    error = solution.standard_error if solution.converged else math.nan
+    found = _found(kind, Estimate(value, error), settings, field.value(at.x), field.value(at.y), field)
+    if solution.converged:
+        return found
+    return replace(found, direction=f"between {value - gap:.4g} and {value:.4g}: the dual has not converged")
 
 
 def _of_critic(kind: Kind, bounds: Bounds, at: _At) -> Found:
@@ -204,7 +207,9 @@ def _of_critic(kind: Kind, bounds: Bounds, at: _At) -> Found:
     found, apart, critic = bounds.by_kind[kind], bounds.separation, bounds.critic
     told, settings = TOLD[kind], {"critic": critic.name, "misjudged": apart.misjudged, "held_out": apart.rows}
     settings |= {"n_train": list(bounds.n_train), "n_held_out": list(bounds.n_held_out)}
-    direction = told.direction
+    shares = {"clipped": found.clipped, "carried": found.carried, "negative_estimate": found.below}
+    settings |= {name: value for name, value in shares.items() if value is not None}
+    direction = ", ".join([told.direction, *found.notes])
     if found.infinite:
         direction = f"infinite or too large to measure: {apart.misjudged} of {apart.rows} held-out rows misjudged"
     value, error, infinite = found.value, found.standard_error, found.infinite

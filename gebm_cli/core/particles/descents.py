@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from gebm_cli.core.divergences.kernel_kale import KaleProblem, KaleSolution
 
 
+SMALL_GAP = 1e-3
+"""Of the value: a gap with which a step may be judged, where the solver has ended before its tolerance."""
+
+
 class Point(Protocol):
     """The divergence at one set of particles. Nothing is computed before it is asked for, and nothing twice."""
 
@@ -33,8 +37,18 @@ class Point(Protocol):
         ...
 
     @property
-    def slack(self) -> float:
-        """How far F may be off: its rounding, and where it is found by a solver, the duality gap."""
+    def gap(self) -> float:
+        """How far F may be below `value`, which a solver's upper bound is: its duality gap, at most the value. 0 without one."""
+        ...
+
+    @property
+    def converged(self) -> bool:
+        """Whether the solver has, or there is none."""
+        ...
+
+    @property
+    def rounding(self) -> float:
+        """How far the value may be off by rounding."""
         ...
 
     @property
@@ -82,6 +96,8 @@ class MmdPoint:
     descent: MmdDescent
     particles: Tensor
     start: None = None
+    gap: float = 0.0
+    converged: bool = True
 
     @cached_property
     def field(self) -> Field:
@@ -94,11 +110,10 @@ class MmdPoint:
         return 0.5 * (own + self.descent.within_target) - target
 
     @property
-    def slack(self) -> float:
+    def rounding(self) -> float:
         own, target, _ = self._at_particles
-        return (
-            8 * torch.finfo(self.particles.dtype).eps * (abs(own) + 2 * abs(target) + abs(self.descent.within_target))
-        )
+        terms = 0.5 * (abs(own) + abs(self.descent.within_target)) + abs(target)
+        return 8 * torch.finfo(self.particles.dtype).eps * terms
 
     def gradient(self, t: Tensor | None = None) -> Tensor:
         return self._at_particles[2] if t is None else self.field.value_and_grad(t)[1]
@@ -139,16 +154,26 @@ class KalePoint:
 
     @cached_property
     def solution(self) -> KaleSolution:
-        return self.descent.problem.solve(self.particles, start=self.started, **(self.descent.options or {}))
+        options = {"with_gradient": True} | (self.descent.options or {})
+        return self.descent.problem.solve(self.particles, start=self.started, **options)
 
     @property
     def value(self) -> float:
         return float(self.solution.value)
 
     @property
-    def slack(self) -> float:
-        terms = 1.0 + self.solution.regularisation + abs(self.value)
-        return float(self.solution.duality_gap) + 8 * torch.finfo(torch.float64).eps * terms
+    def gap(self) -> float:
+        return min(self.solution.duality_gap, self.value)  # KALE is not negative
+
+    @property
+    def converged(self) -> bool:
+        return self.solution.converged or self.gap <= SMALL_GAP * self.value
+
+    @property
+    def rounding(self) -> float:
+        """Of the solver in float64, and of the particles in their own type, which F feels by its slope."""
+        slope = (self.gradient().double() * self.particles).abs().sum().item() / len(self.particles)
+        return self.solution.rounding + torch.finfo(self.particles.dtype).eps * slope
 
     @property
     def field(self) -> Field:
@@ -163,7 +188,7 @@ class KalePoint:
 
     @cached_property
     def _gradient(self) -> Tensor:
-        return self.field.value_and_grad(self.particles)[1]
+        return ((1.0 + self.solution.regularisation) * self.solution.gradient).to(self.particles)
 
 
 @dataclass(frozen=True)
@@ -209,8 +234,16 @@ class DecodedPoint:
         return self.inner.value
 
     @property
-    def slack(self) -> float:
-        return self.inner.slack
+    def gap(self) -> float:
+        return self.inner.gap
+
+    @property
+    def converged(self) -> bool:
+        return self.inner.converged
+
+    @property
+    def rounding(self) -> float:
+        return self.inner.rounding
 
     @property
     def start(self) -> Tensor | None:
@@ -232,6 +265,8 @@ class DecodedPoint:
 
 @dataclass(frozen=True)
 class _DecodedField:
+    """f(B(z)) with the gradient J_B(z)^T grad f(B(z))."""
+
     descent: Decoded
     field: Field
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gebm_cli.core.fields import KernelField
 from gebm_cli.core.kernels import Kernel
-from gebm_cli.core.mmd import column_and_row_means, row_means, sums_between
+from gebm_cli.core.mmd import column_and_row_means, row_means
 
 
 def witness(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,13 +29,22 @@ def witness(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return row_means(kernel, x) - x_to_y, y_to_x - row_means(kernel, y)
 
 
-@torch.no_grad()
-def witness_at(kernel: Kernel, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-    """f at the points t (k, d), which are rows of neither x (n, d) nor y (m, d), as (k,) float64.
+def mean_difference(kernel: Kernel, x: Tensor, y: Tensor) -> KernelField:
+    """f everywhere, a row of x (n, d) or y (m, d) in its own mean.
 
     Raises:
         ValueError: no row in one set.
     """
     if min(len(x), len(y)) < 1:
         raise ValueError(f"`x` and `y` need at least 1 row each, got {len(x)} and {len(y)}")
-    return sums_between(kernel, t, x).rows / len(x) - sums_between(kernel, t, y).rows / len(y)
+    signs = [torch.full((len(z),), s / len(z), dtype=torch.float64, device=z.device) for z, s in ((x, 1), (y, -1))]
+    return KernelField(kernel, torch.cat([x, y]), torch.cat(signs))
+
+
+def witness_at(kernel: Kernel, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+    """f at the points t (k, d), which are rows of neither x (n, d) nor y (m, d), as (k,) float64.
+
+    Raises:
+        ValueError: no row in one set.
+    """
+    return mean_difference(kernel, x, y).value(t)

@@ -160,7 +160,7 @@ def test_as_supports_approach_only_the_weak_divergences_fall():
             assert near[kind].value < 0.8 * far[kind].value, kind
     for each, distance in zip(found, (1.0, 0.5, 0.2)):
         assert each["kl"].infinite and each["kl"].value == math.inf and each["kl"].at_least > 3
-        assert each["chi2"].infinite and "0 of 400 held-out rows misjudged" in each["chi2"].direction
+        assert each["chi2"].infinite and "0 of 800 held-out rows misjudged" in each["chi2"].direction
         assert each["tv"].value == 1.0 and math.log(2) - 0.005 < each["js"].value < math.log(2)
         assert distance <= each["w1"].value < distance + 0.05
 
@@ -265,3 +265,13 @@ def test_limits_are_those_that_are_enforced():
 def test_the_names_import_no_torch():
     code = "import sys, gebm_cli.core.divergences.names; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_kale_that_has_not_converged_says_between_what_it_is():
+    """200 rows at a regularisation of 1e-8: no error, the two bounds in words, and nothing in the settings that is not finite."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(200, 2, generator=generator), torch.randn(200, 2, generator=generator) + 1
+    found = _of("kale", x, y, regularisation=1e-8, bandwidth=1.0)
+    assert found.direction == f"between 0 and {found.value:.4g}: the dual has not converged"
+    assert math.isfinite(found.value) and math.isnan(found.standard_error) and not found.infinite
+    assert all(math.isfinite(v) for v in found.settings.values() if isinstance(v, int | float))

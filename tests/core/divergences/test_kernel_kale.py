@@ -356,6 +356,35 @@ def test_the_standard_error_is_its_formula(generator):
     assert found.standard_error == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("kernel, scale, lam", [(Gaussian(1.0), 1.0, 1e-8), (Polynomial(3), 1e6, 1.0)])
+def test_what_is_not_solved_is_not_said_to_be(kernel, scale, lam):
+    """The dual of 200 rows at lam = 1e-8, and of k ~ 1e36: a gap that is infinite or of the value's size, and not `converged`."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(200, 2, generator=generator), torch.randn(200, 2, generator=generator) + 1
+    found = _solve(x * scale, y * scale, kernel, lam)
+    assert not found.converged and found.duality_gap > 0.1 * found.value
+
+
+def test_converged_is_a_gap_within_the_tolerance_or_at_the_floor_of_rounding(generator):
+    """Not after one iteration; to 1e-8; and to 0, which rounding ends."""
+    x, y = _normal(30, generator, 1.0), _normal(20, generator)
+    assert not _solve(x, y, lam=1e-3, max_iterations=1).converged
+    assert _solve(x, y, lam=1e-3).converged
+    assert _solve(x, y, lam=1e-3, tolerance=0.0).converged
+    assert not _solve(x, y, lam=1e-3, max_iterations=1, tolerance=0.0).converged
+
+
+@pytest.mark.parametrize("lam", [1e-3, 1.0])
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_the_gradient_at_x_is_that_of_the_field(with_gradient, lam, generator):
+    """In one pass with the value, or by the field itself; of features too."""
+    x, y = _normal(30, generator, 1.0), _normal(20, generator)
+    for problem in (KaleProblem(y, Gaussian(1.0), lam), KaleProblem(y, Gaussian(1.0), lam, 64, generator)):
+        found = problem.solve(x, with_gradient=with_gradient)
+        expected = found.field.value_and_grad(x)[1]
+        torch.testing.assert_close(found.gradient, expected, rtol=1e-9, atol=1e-11 / lam)
+
+
 # --- types, memory, misuse
 
 

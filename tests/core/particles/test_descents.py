@@ -105,12 +105,12 @@ def test_two_particles_and_one_target_by_hand():
 
 @pytest.mark.parametrize("n", [1, 10])
 def test_particles_at_the_target_stay_there(n):
-    """F = 0 within its slack and no gradient, in float32 too, for MMD and KALE, one particle included."""
+    """F = 0 within its rounding and no gradient, in float32 too, for MMD and KALE, one particle included."""
     for dtype, rounding in ((torch.float64, 1e-7), (torch.float32, 1e-6)):
         y = _normal(n, 2, 5, dtype)
         for descent in (MmdDescent(y, Gaussian(1.0)), KaleDescent(KaleProblem(y, Gaussian(1.0), 0.1))):
             point = descent.at(y.flip(0))
-            assert abs(point.value) <= point.slack and point.slack < 1e-5
+            assert abs(point.value) <= point.rounding and point.rounding < 1e-5
             assert point.gradient().abs().max() < rounding * 10 and point.gradient().dtype == dtype
 
 
@@ -123,16 +123,16 @@ def test_kale_becomes_the_mmd():
 
 
 def test_the_value_costs_no_pass_of_its_own(monkeypatch):
-    """Gradient, value and slack at the particles are two fields, x and y, once; with noise the value adds them."""
+    """Gradient, value and rounding at the particles are two fields, x and y, once; with noise the value adds them."""
     from gebm_cli.core import fields
 
-    calls, streamed = [], fields._streamed
-    monkeypatch.setattr(fields, "_streamed", lambda *a: calls.append(1) or streamed(*a))
+    calls, radial = [], fields._radial
+    monkeypatch.setattr(fields, "_radial", lambda *a: calls.append(1) or radial(*a))
     x, descent = _normal(5, 2, 8), MmdDescent(_normal(4, 2, 9), Gaussian(1.0))
     calls.clear()
     point = descent.at(x)
     assert not calls
-    point.gradient(), point.value, point.slack, point.gradient()
+    point.gradient(), point.value, point.rounding, point.gradient()
     assert len(calls) == 2
     other = descent.at(x)
     other.gradient(x + 0.1)
@@ -146,7 +146,7 @@ def test_kale_starts_from_where_it_was():
     cold = descent.at(x)
     warm = descent.at(x, cold.start)
     assert warm.solution.iterations < cold.solution.iterations
-    assert abs(warm.value - cold.value) <= warm.slack + cold.slack
+    assert abs(warm.value - cold.value) <= warm.rounding + cold.rounding
 
 
 def test_decoding_in_batches_changes_nothing():
@@ -155,3 +155,33 @@ def test_decoding_in_batches_changes_nothing():
     whole, single = (Decoded(inner, _decode, size).at(z) for size in (100, 1))
     torch.testing.assert_close(single.gradient(), whole.gradient(), rtol=1e-13, atol=1e-14)
     assert single.value == pytest.approx(whole.value, rel=1e-13)
+
+
+def test_the_gap_of_a_divergence_is_that_of_its_solver():
+    """None for MMD; for KALE at most the tolerance, and at most the value where the solver was stopped early; decoded the same."""
+    x, y = _normal(20, 3, 14) + 1, _normal(15, 3, 15)
+    problem = KaleProblem(y, Gaussian(1.0), 1e-3)
+    solved, stopped = KaleDescent(problem), KaleDescent(problem, {"max_iterations": 0})
+    for descent in (MmdDescent(y, Gaussian(1.0)), Decoded(MmdDescent(y, Gaussian(1.0)), _decode)):
+        point = descent.at(x)
+        assert point.gap == 0 and point.converged
+    assert 0 <= solved.at(x).gap <= 1e-8 and solved.at(x).converged
+    for point in (stopped.at(x), Decoded(stopped, lambda z: z).at(x)):
+        assert 0.1 * point.value < point.gap <= point.value and not point.converged
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kale_asks_for_each_kernel_value_once(dtype, monkeypatch):
+    """Value and gradient at x: k(y, x), then k(x, x), then k(x, y) with slopes, none twice; with noise no k(x, x) at all."""
+    from gebm_cli.core import fields
+
+    x, descent = _normal(5, 2, 8, dtype), KaleDescent(KaleProblem(_normal(4, 2, 9), Gaussian(1.0), 0.1))
+    calls, sums = [], fields._sums
+    monkeypatch.setattr(fields, "_sums", lambda k, t, z, w, s: calls.append((len(t), len(z), s)) or sums(k, t, z, w, s))
+    point = descent.at(x)
+    gradient = point.gradient()
+    assert point.value > 0 and calls == [(4, 5, False), (5, 5, True), (5, 4, True)]
+    torch.testing.assert_close(gradient, point.field.value_and_grad(x)[1], rtol=1e-6, atol=1e-12)
+    calls.clear()
+    descent.at(x).gradient(x + 0.1)
+    assert calls == [(4, 5, False), (5, 9, True)]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -214,6 +217,68 @@ def test_a_flow_at_rest_keeps_its_step_size(dtype, apart):
     start = FlowState(y + apart * _normal(30, 2, 17, dtype), 0.3)
     state = run(MmdDescent(y, Gaussian(1.0)), start, 60, "backtracking")
     assert state.step_size > 0.1 and (state.particles - y).abs().max() < 40 * apart
+
+
+def test_a_solver_that_fails_on_the_way_is_no_reason_to_rise():
+    """KALE at regularisation 1e-8, whose dual long steps leave unsolved: such trials are refused, and each value is the lowest."""
+    descent = KaleDescent(KaleProblem(_normal(60, 2, 21), Gaussian(1.0), 1e-8))
+    path = _path(descent, FlowState(0.1 * _normal(60, 2, 22), 0.1), 12, control="backtracking")
+    for (_, before, _), (_, after, _) in pairwise(path):
+        assert after <= before * (1 + 1e-9)
+    assert path[-1][1] < 0.1 * path[0][1]
+
+
+@pytest.mark.parametrize("control", ["fixed", "backtracking"])
+def test_a_flow_whose_solver_fails_says_between_what_it_is_and_the_remedy(control):
+    """One iteration at regularisation 1e-3: refused in words. With 1,000 it goes."""
+    problem, state = KaleProblem(_normal(30, 2, 21), Gaussian(1.0), 1e-3), FlowState(_normal(20, 2, 22) + 2, 1e-4)
+    with pytest.raises(DivergedError, match=r"step 1 .* between \S+ and \S+, .* larger regularisation"):
+        run(KaleDescent(problem, {"max_iterations": 1}), state, 2, control)
+    assert run(KaleDescent(problem, {"max_iterations": 1000}), state, 2, control).step == 2
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_float32_does_not_climb_where_falls_are_below_rounding(d):
+    """From 1e-4 beside the target MMD^2 / 2, judged in float64, falls to a tenth in 1,000 steps, and no step size runs off."""
+    y, sizes = _normal(60, d, 23, torch.float32), []
+    start = FlowState(y + 1e-4 * _normal(60, d, 24, torch.float32), 0.1)
+    keep = lambda state, point: sizes.append(state.step_size)  # noqa: E731
+    end = run(MmdDescent(y, Gaussian(1.0)), start, 1000, "backtracking", on_step=keep)
+    exact = MmdDescent(y.double(), Gaussian(1.0))
+    assert exact.at(end.particles.double()).value < 0.1 * exact.at(start.particles.double()).value
+    assert 0.1 <= min(sizes) and max(sizes) < 200
+
+
+@dataclass
+class _Line:
+    """F given by hand on a line of slope 1, with a rounding of 1: what backtracking makes of values alone."""
+
+    value_at: Callable[[float], float]
+    converged_at: Callable[[float], bool] = lambda x: True
+
+    def at(self, x, start=None):
+        one, at = torch.ones_like(x), x.item()
+        value, converged = self.value_at(at), self.converged_at(at)
+        return SimpleNamespace(
+            value=value, gap=0.0, converged=converged, rounding=1.0, start=None, gradient=lambda t=None: one
+        )
+
+
+def test_steps_that_each_rise_within_rounding_do_not_climb_together():
+    """F rises by 1 as x falls by 1, which rounding of 1 lets pass once: after that only what stays within 1 of the lowest."""
+    descent, values = _Line(lambda x: -x), []
+    keep = lambda state, point: values.append(point.value)  # noqa: E731
+    start = FlowState(torch.zeros(1, 1, dtype=torch.float64), 0.5)
+    half = run(descent, start, 10, "backtracking", on_step=keep)
+    run(descent, FlowState.unpack(half.pack()), 10, "backtracking", on_step=keep)
+    assert len(values) == 20 and 0 < max(values) <= 1
+
+
+def test_a_trial_that_the_solver_did_not_find_is_refused_however_low():
+    """Beyond -0.3 the solver fails: the step of 1 is halved twice."""
+    descent = _Line(lambda x: 10 * x, lambda x: x > -0.3)
+    state = run(descent, FlowState(torch.zeros(1, 1, dtype=torch.float64), 1.0), 1, "backtracking")
+    assert state.step_size == 0.25 and state.lowest == -2.5
 
 
 def test_a_kink_ends_backtracking_with_a_step_size_of_zero():
