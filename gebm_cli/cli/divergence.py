@@ -37,6 +37,7 @@ from gebm_cli.core.divergences.names import KINDS, Kind
 from gebm_cli.core.two_sample.names import KERNELS
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.run import runs_root
+from gebm_cli.experiment.writable import require_writable
 
 if TYPE_CHECKING:
     from gebm_cli.core.divergences.kinds import Options
@@ -51,6 +52,7 @@ def register(app: typer.Typer) -> None:
     gebm divergence gaussian 'gaussian?shift=3,0&n=2000' --picture apart.png\n
     gebm divergence segment 'segment?shift=0.5,0' --kinds w1,mmd,kale,kl,js,tv\n
     gebm divergence monday.csv tuesday.csv --standardise --record changed.yaml\n
+    gebm divergence 'red.csv?keep=alcohol,pH' 'white.csv?keep=alcohol,pH' --kinds w1,mmd\n
     gebm divergence digits-001/kla-001 held-out --run digits-001 --features pixels --json""",
     )(divergence)
 
@@ -61,7 +63,8 @@ def divergence(
         typer.Argument(
             metavar="A",
             help="A folder or archive of images, .npy, .npz, .csv, RUN, RUN/SET, run:RUN?n=N, a data set such as "
-            "'ring?n=500&seed=1'; train or held-out of a run's data.",
+            "'ring?n=500&seed=1'; train or held-out of a run's data. Of a table 'a.csv?drop=NAME,NAME' leaves columns out, "
+            "'a.csv?keep=NAME,NAME' all others; two tables are matched by the names of their columns.",
         ),
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="In the same forms.")],
@@ -117,6 +120,7 @@ def divergence(
     check_features(features)
     ranges = value_range_of(value_range)
     wanted, numbers = _kinds(kinds), _numbers(flags)
+    require_writable(picture, record)  # before torch is loaded, which takes seconds
     chosen = open_named_run(run, runs_dir)
     from gebm_cli.cli.divergence_text import describe
     from gebm_cli.experiment.distributed import World

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from gebm_cli.cli.tables import drawn, table_of
 from gebm_cli.core.divergences.names import F_DIVERGENCES
-from gebm_cli.experiment.divergence_pictures import direction_of, spelled
+from gebm_cli.experiment.divergence_words import direction_of, spelled
 
 if TYPE_CHECKING:
     from gebm_cli.experiment.divergences import Outcome
@@ -41,8 +41,8 @@ def _critic(divergences: list[dict[str, Any]]) -> list[str]:
     critic = of_critic[0]["settings"]
     n, m = critic["n_train"]
     lines = [
-        f"critic: {critic['critic']}, learned on {n:,} and {m:,} rows; it misjudges {critic['misjudged']:,} of "
-        f"{critic['held_out']:,} others"
+        f"critic: {critic['critic']}, learned on {n:,} and {m:,} rows; of {critic['held_out']:,} rows not seen in learning "
+        f"it takes {critic['misjudged']:,} for the other set's"
     ]
     infinite = [told["kind"] for told in of_critic if told["infinite"]]
     if infinite:
@@ -53,9 +53,11 @@ def _critic(divergences: list[dict[str, Any]]) -> list[str]:
 
 
 def _what(record: dict[str, Any]) -> str:
-    unit = "standardised " if record["standardised"] else ""
+    of_points = record["features"] == "pixels" and len(record.get("x_resolution", ())) == 1
+    seen = "the columns" if of_points else f"{record['features']} features"
+    seen += ", standardised" if record["standardised"] else " as they are" if of_points else ""
     sides = "; ".join(f"{p}: {record[f'n_{k}']:,} of {record[k]}" for p, k in (("A (P)", "x"), ("B (Q)", "y")))
-    return f"{sides}; {unit}{record['features']} features; +- is one standard error"
+    return f"{sides}; {seen}; +- is one standard error"
 
 
 def _settings(told: dict[str, Any]) -> str:

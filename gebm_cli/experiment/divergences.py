@@ -16,20 +16,23 @@ from gebm_cli.core.divergences.kinds import Found, Options, divergences
 from gebm_cli.core.divergences.names import BY_DEFAULT, FEWEST_ROWS, KINDS, OF_A_KERNEL, TOLD, Kind, most_rows
 from gebm_cli.core.two_sample.names import NO_BANDWIDTH
 from gebm_cli.errors import UsageError
+from gebm_cli.experiment.divergence_notes import of_bandwidth, of_rows, of_sides
 from gebm_cli.experiment.divergence_pictures import picture_of, save_divergence_picture
 from gebm_cli.experiment.extraction import Side
 from gebm_cli.experiment.files import write_yaml
 from gebm_cli.experiment.inputs import Input
 from gebm_cli.experiment.known import Known
+from gebm_cli.experiment.places import require_finished
 from gebm_cli.experiment.run import Run
 from gebm_cli.experiment.score_checks import require_alike, require_comparable, require_enough, require_one_size
 from gebm_cli.experiment.score_checks import require_flags as require_score_flags
 from gebm_cli.experiment.score_job import Begin, Job, network_of, reader, settings_of
-from gebm_cli.experiment.sides import require_independent, require_writable, shared_draws, side_of, standardised
+from gebm_cli.experiment.sides import matched_columns, require_independent, side_of, standardised
 from gebm_cli.experiment.two_sample_records import heading, image_shape
-from gebm_cli.experiment.two_sample_warnings import duplicates, stored, uneven
+from gebm_cli.experiment.writable import require_writable
 
 WHAT = "a divergence"
+ONE_DIRECTION = "exact by quantiles, as one dimension has one direction"
 OF_FLAG: dict[str, tuple[Kind, ...]] = {  # the divergences that a flag is for
     "--kernel": OF_A_KERNEL,
     "--bandwidth": OF_A_KERNEL,
@@ -89,15 +92,16 @@ def compare(job: DivergenceJob, begin: Begin) -> Outcome:
     found, rows = _found(job, a, b, kinds, begin)
     record = {
         **heading(a, b),
-        "divergences": [_told(one, *rows[one.kind]) for one in found],
+        "divergences": [_told(one, *rows[one.kind], a.dimension) for one in found],
         "standardised": job.standardise,
         "seed": job.scores.seed,
         "seconds": round(a.seconds + b.seconds + time.monotonic() - start, 3),
-        "warnings": [*_of_sides(a, b), *notes, *_of_rows(a, b, rows)],
+        "warnings": [*of_sides(a, b), *notes, *of_rows(a, b, rows), *of_bandwidth(a, b, kinds, job.options)],
     }
     saved = []
     if job.picture is not None:
-        save_divergence_picture(Path(job.picture), picture_of(a, b, found, rows, record["divergences"]))
+        asked = job.kinds is not None
+        save_divergence_picture(Path(job.picture), picture_of(a, b, found, rows, record["divergences"], asked))
         saved.append(f"picture: {job.picture}")
     if job.record is not None:
         write_yaml(Path(job.record), record)
@@ -131,10 +135,12 @@ def _sides(job: DivergenceJob, begin: Begin) -> list[Side]:
     read, owner = reader(scores, begin), scores.run
     sources: list[Input | Known] = []
     for text in scores.samples:
+        require_finished(text, scores.root)
         sources.append(read(text, owner))
         owner = owner or getattr(sources[-1], "run", None)
     require_alike(scores, sources)
     require_independent(sources, WHAT)
+    sources[1] = matched_columns(*sources)
     if scores.features is None and owner is None:
         require_one_size("pixels", [source for source in sources if isinstance(source, Input)])
     network = network_of(scores, sources, begin)
@@ -175,13 +181,14 @@ def _found(
     """
     x, y = a.require_features(WHAT), b.require_features(WHAT)
     options = replace(job.options, image_shape=image_shape(a))
+    of_y = "x" if torch.equal(x, y) else "y"  # a set is no further from itself where a part of it is used
     groups: dict[int | None, list[Kind]] = {}
     for kind in kinds:
         groups.setdefault(most_rows(kind, x.shape[1]), []).append(kind)
     found: dict[Kind, Found] = {}
     rows: dict[Kind, Rows] = {}
     for most, group in groups.items():
-        at = _rows("x", len(x), most, job), _rows("y", len(y), most, job)
+        at = _rows("x", len(x), most, job), _rows(of_y, len(y), most, job)
         rows |= dict.fromkeys(group, at)
         sides = x[at[0].to(x.device)], y[at[1].to(y.device)]
         try:
@@ -199,7 +206,7 @@ def _rows(name: str, n: int, most: int | None, job: DivergenceJob) -> Tensor:
     return torch.randperm(n, generator=make_generator(job.scores.seed, "divergence", "rows", name))[:most]
 
 
-def _told(found: Found, rows_x: Tensor, rows_y: Tensor) -> dict[str, Any]:
+def _told(found: Found, rows_x: Tensor, rows_y: Tensor, n_columns: int) -> dict[str, Any]:
     """One divergence of a record. An infinite one has no value, but what it is at least."""
     value = None if found.infinite else found.value
     told: dict[str, Any] = {"kind": found.kind, "title": TOLD[found.kind].title, "value": value}
@@ -207,34 +214,6 @@ def _told(found: Found, rows_x: Tensor, rows_y: Tensor) -> dict[str, Any]:
     told |= {"standard_error": error if math.isfinite(error) else None, "infinite": found.infinite}
     if found.infinite:
         told["at_least"] = found.at_least
-    told |= {"estimator": found.estimator, "direction": found.direction, "bounded_by": TOLD[found.kind].bounded}
+    estimator = ONE_DIRECTION if found.kind == "sliced-w1" and n_columns == 1 else found.estimator
+    told |= {"estimator": estimator, "direction": found.direction, "bounded_by": TOLD[found.kind].bounded}
     return told | {"n": [len(rows_x), len(rows_y)]} | {"settings": found.settings}
-
-
-# --------------------------------------------------------------------------------------------------- what a user should know
-
-_WHY = "; the standard errors take all for independent draws, and may be too small: remove the copies"
-
-
-def _of_sides(a: Side, b: Side) -> list[str]:
-    told = [*a.notes, *b.notes, *duplicates(a, b, _WHY), *shared_draws(a, b)]
-    for side in (a, b):
-        if side.is_constant:
-            told.append(f"{side.name}: all its samples are equal, so its law is taken for a point mass")
-    return [*told, *stored(a, b), *uneven(a, b)]
-
-
-def _of_rows(a: Side, b: Side, rows: dict[Kind, Rows]) -> list[str]:
-    """The kinds that could not use all rows."""
-    told = []
-    for j, side in enumerate((a, b)):
-        n = len(side.require_features(WHAT))
-        fewer: dict[int, list[str]] = {}
-        for kind, at in rows.items():
-            if len(at[j]) < n:
-                fewer.setdefault(len(at[j]), []).append(kind)
-        told += [
-            f"{side.name}: {' and '.join(kinds)} used {used:,} of its {n:,} samples, the first of a shuffle by --seed"
-            for used, kinds in fewer.items()
-        ]
-    return told

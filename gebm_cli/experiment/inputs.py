@@ -22,6 +22,7 @@ from gebm_cli.core.data.toys import FIRST
 from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.build import build_dataset
 from gebm_cli.experiment.files import read_yaml
+from gebm_cli.experiment.places import places, require_finished
 from gebm_cli.experiment.run import Run, open_run
 from gebm_cli.experiment.schema.data import Cifar10, Digits, Toy, ToyName
 
@@ -37,7 +38,8 @@ class Input:
     """Data with where they came from; `run` when they are a run's samples, `dataset` when they are a data set's split.
 
     Sample sets with an equal `stream` were drawn with the same random numbers, so they are not independent; toys with equal
-    `draws` share some of theirs. `notes` are what whoever reads a score should know of the data.
+    `draws` share some of theirs. `columns` are the names of a table's. `notes` are what whoever reads a score should know of
+    the data.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Input:
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     draws: str | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def is_points(self) -> bool:
@@ -67,17 +70,16 @@ def read_input(text: str, root: Path, context: Run | None = None) -> Input:
     """Read one side of a score or test.
 
     In this order: `train` or `held-out` of the context run's data; a path (image folder, sample set, run folder, .npy or
-    .npz, .csv or .tsv with an optional `?drop=NAME,...`); RUN or RUN/SET below the runs folder; a data set's name with an
-    optional `:train` or `:held-out`, and for toys an optional `?key=value&...` of `TOY_KEYS`.
+    .npz, .csv or .tsv with an optional `?drop=NAME,...` or `?keep=NAME,...`); RUN or RUN/SET below the runs folder; a data
+    set's name with an optional `:train` or `:held-out`, and for toys an optional `?key=value&...` of `TOY_KEYS`.
 
     Raises:
         UsageError: it is none of these, or cannot be read.
     """
     if text in SPLITS and context is not None:
         return split_of(context, text)
-    path = Path(text)
-    run, _, sample_set = text.partition("/")
-    for place in (path, root / text, root / run / "samples" / (sample_set or "?")):
+    require_finished(text, root)
+    for place in places(text, root):
         if place.is_dir():
             return _read_dir(place, text)
         if place.is_file():
@@ -156,18 +158,20 @@ def _of_dataset(name: str, dataset: Dataset, split: str) -> Input:
 
 
 def _read_points(path: str, text: str, query: str = "") -> Input:
-    """A table's columns as float32 points (n, d), as they are; `drop=a,b` leaves columns out."""
+    """A table's columns as float32 points (n, d), as they are; `drop=a,b` leaves columns out, `keep=a,b` all others."""
     given = parse_qsl(query, keep_blank_values=True)
-    if any(key != "drop" for key, _ in given) or len(given) > 1:
-        raise UsageError(f"{text}: got '?{query}', expected ?drop=NAME or ?drop=NAME,NAME with names of columns")
-    drop = [name.strip() for _, names in given for name in names.split(",")]
+    if any(key not in ("drop", "keep") for key, _ in given) or len(given) > 1:
+        raise UsageError(
+            f"{text}: got '?{query}', expected ?drop=NAME or ?drop=NAME,NAME or ?keep=NAME,NAME with names of columns"
+        )
+    chosen = {key: [name.strip() for name in names.split(",")] for key, names in given}
     try:
-        table = read_table(path, delimiter_of(path), drop)
+        table = read_table(path, delimiter_of(path), chosen.get("drop", ()), chosen.get("keep", ()))
     except UsageError as error:
         # The sentences are those of an experiment, whose keys there are none of here.
         told = str(error).replace("name the column in data.drop", f"leave the column out by '{path}?drop=NAME'")
         raise UsageError(told.replace("data.drop", f"{path}?drop")) from None
-    return Input(text, torch.from_numpy(table.values).float())
+    return Input(text, torch.from_numpy(table.values).float(), columns=table.names)
 
 
 def delimiter_of(path: str) -> str:
@@ -212,20 +216,23 @@ def read_sample_set(path: Path) -> Input:
     opened = next((open_run(place) for place in places if (place / "record.yaml").is_file()), None)
     archive = path / "samples.npz"
     data = read_array(str(archive))[0] if archive.is_file() else read_folder(str(path))[0]
-    stream = (str(described.get("run_path")), described.get("sampler") == "none", described.get("seed"))
+    # Base draws, chains and flows have streams of their own at one seed.
+    kind = "base" if described.get("sampler") == "none" else "flow" if "flow" in described else "chains"
+    stream = (str(described.get("run_path")), kind, described.get("seed"))
     return Input(f"{opened.name}/{path.name}" if opened and in_a_run else str(path), data, opened, stream=stream)
 
 
 def newest_sample_set(run: Run, base: bool | None = None) -> Path:
-    """The newest sample set of a run; with `base`, the newest drawn from the base alone (True) or by a chain (False).
+    """The newest sample set of a run; with `base`, the newest drawn from the base alone (True) or by a chain (False), no flow's.
 
     Raises:
         UsageError: there is none.
     """
     found = []
     for path in (run.path / "samples").glob("[!.]*/sample.yaml"):
-        is_base = describe_sample_set(path.parent).get("sampler") == "none"
-        if base is None or is_base == base:
+        described = describe_sample_set(path.parent)
+        is_base = described.get("sampler") == "none"
+        if base is None or (is_base == base and "flow" not in described):
             found.append((path.stat().st_mtime, path.parent))
     if not found:
         option = " --sampler none" if base else ""

@@ -100,7 +100,7 @@ def _base_samples(text: str, reading: Reading) -> Input:
             z = base_block(gebm.prior, size, seed, block, reading.device)
             parts.append(sampleset.decode(gebm, z)[:keep])
             reading.on_image(min((block + 1) * size, n), n)
-    stream = (str(run.path), True, seed)
+    stream = (str(run.path), "base", seed)
     return Input(f"run:{run.name}?n={n}&seed={seed}", torch.cat(parts), run, stream=stream)
 
 

@@ -1,9 +1,8 @@
-"""What tests and divergences of sets share: files to write, sets that are independent, their features, one scale."""
+"""What tests and divergences of sets share: columns that belong together, sets that are independent, features, one scale."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,24 +10,36 @@ import torch
 from gebm_cli.core.evaluation.features import Features
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.extraction import Side, extract, from_file
-from gebm_cli.experiment.files import require_free
 from gebm_cli.experiment.inputs import Input
 from gebm_cli.experiment.known import Known
 from gebm_cli.experiment.score_job import Begin, Job
-from gebm_cli.experiment.two_sample_pictures import require_picture_suffix
+from gebm_cli.experiment.writable import require_writable as require_writable
 
 
-def require_writable(picture: str | None, record: str | None) -> None:
-    """Refuse, before anything is read, a picture or a record that cannot be written."""
-    if picture is not None:
-        require_picture_suffix(Path(picture))
-    if record is not None and not record.endswith((".yaml", ".yml")):
-        raise UsageError(f"--record {record}: expected a name that ends in .yaml")
-    for flag, name in (("--picture", picture), ("--record", record)):
-        if name is not None:
-            require_free(Path(name))
-            if not Path(name).absolute().parent.is_dir():
-                raise UsageError(f"{flag} {name}: its folder does not exist; make it, or name a file in another one")
+def matched_columns(a: Input | Known, b: Input | Known) -> Input | Known:
+    """B with the columns of a table in the order of A's, by their names; a note tells of other orders and other names.
+
+    Raises:
+        UsageError: the tables have different numbers of columns.
+    """
+    if not isinstance(a, Input) or not isinstance(b, Input) or not a.columns or a.columns == b.columns or not b.columns:
+        return b
+    alone = [[c for c in side.columns if c not in other.columns] for side, other in ((a, b), (b, a))]
+    if len(a.columns) != len(b.columns):
+        more, names = (a, alone[0]) if len(a.columns) > len(b.columns) else (b, alone[1])
+        shared = [name for name in more.columns if name not in names]
+        such = f", such as '{more.name.partition('?')[0]}?keep={','.join(shared)}'" if shared else " by ?keep=NAME,NAME"
+        raise UsageError(
+            f"{a.name} and {b.name}: have {len(a.columns)} and {len(b.columns)} columns, '{names[0]}' in {more.name} alone; give "
+            f"both the same columns{such}"
+        )
+    if alone[0]:
+        told = f"their columns have different names ('{alone[0][0]}' in the first, '{alone[1][0]}' in the second)"
+        return replace(b, notes=(*b.notes, f"{a.name} and {b.name}: {told}, and are matched by their places"))
+    assert isinstance(b.data, torch.Tensor)
+    order = [b.columns.index(name) for name in a.columns]
+    told = f"{b.name}: its columns stand in another order than those of {a.name}, and are matched by their names"
+    return replace(b, data=b.data[:, order], columns=a.columns, notes=(*b.notes, told))
 
 
 def require_independent(sources: list[Input | Known], what: str) -> None:
@@ -45,7 +56,8 @@ def require_independent(sources: list[Input | Known], what: str) -> None:
 
 
 def _next_seed(stream: tuple[object, ...]) -> str:
-    return f", `gebm sample --seed {stream[2] + 1}`" if isinstance(stream[2], int) else ""
+    command = "flow" if stream[1] == "flow" else "sample"
+    return f", `gebm {command} --seed {stream[2] + 1}`" if isinstance(stream[2], int) else ""
 
 
 def shared_draws(a: Side, b: Side) -> list[str]:
@@ -72,7 +84,8 @@ def side_of(job: Job, source: Input | Known, network: Features | None, settings:
     if isinstance(source, Known):
         return from_file(source, settings, job.device)
     assert network is not None
-    tell = begin(f"{network.name} features of {source.name}", "images", len(source.data))
+    what = "rows" if source.is_points else f"{network.name} features"
+    tell = begin(f"{what} of {source.name}", "rows" if source.is_points else "images", len(source.data))
     return extract(network, source, job.world, source.run is None and not job.no_cache, tell)
 
 

@@ -16,6 +16,7 @@ from gebm_cli.core.kernels import Kernel
 from gebm_cli.core.two_sample.witness import witness, witness_at
 from gebm_cli.experiment.curves import COLOURS
 from gebm_cli.experiment.pictures import LARGEST_TILE, numbers
+from gebm_cli.experiment.short_names import shorten as shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,36 +25,45 @@ if TYPE_CHECKING:
 A, B = COLOURS[0], COLOURS[1]  # blue and vermilion, told apart with any colour vision
 INK = "0.15"
 MOST_BINS, GRID, N_POINTS, N_IMAGES = 40, 60, 1000, 8
-LONGEST_NAME = 28
+MOST_LEVELS, COPIES = 30, 3  # distinct values, of so many rows each, that are drawn as bars
 
 
 @dataclass(frozen=True)
 class WitnessLine:
-    """One-dimensional data x (n,), y (m,), and the witness (g,) along a grid (g,)."""
+    """One-dimensional data x (n,), y (m,), and the witness (g,) along a grid (g,); `column` names the data, `unit` the witness."""
 
     x: Tensor
     y: Tensor
     grid: Tensor
     values: Tensor
+    column: str = "value"
+    unit: str = "witness"
 
 
 @dataclass(frozen=True)
 class WitnessMap:
-    """Points of the plane x (n, 2), y (m, 2), and the witness (g_up, g_across) on the grid of `across` and `up`."""
+    """Points of the plane x (n, 2), y (m, 2), and the witness (g_up, g_across) on the grid of `across` and `up`.
+
+    Its colours end at +-`limit`, if there is one; `columns` names the data, `unit` the witness.
+    """
 
     x: Tensor
     y: Tensor
     across: Tensor
     up: Tensor
     values: Tensor
+    limit: float | None = None
+    columns: tuple[str, str] | None = None
+    unit: str = "witness"
 
 
 @dataclass(frozen=True)
 class WitnessValues:
-    """The witness at each row of A (n,) and of B (m,), for data that cannot be drawn themselves."""
+    """The witness at each row of A (n,) and of B (m,), for data that cannot be drawn themselves; `label` says what it is."""
 
     at_a: Tensor
     at_b: Tensor
+    label: str = "witness: above 0 looks more like A, below 0 more like B"
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,10 @@ def panel_of(kernel: Kernel, x: Tensor, y: Tensor) -> WitnessLine | WitnessMap |
 def line_or_map(x: Tensor, y: Tensor, function: Callable[[Tensor], Tensor]) -> WitnessLine | WitnessMap:
     """The panel of a function (k, d) -> (k,) over the range of rows x (n, d) and y (m, d), d of 1 or 2."""
     axes = [_grid(torch.cat([x, y])[:, j], 4 * GRID if x.shape[1] == 1 else GRID) for j in range(x.shape[1])]
+    at = levels(x, y) if x.shape[1] == 1 else None
+    if at is not None:  # from the left edge of the first bar to the right edge of the last
+        half = at.diff().min() / 2
+        axes = [torch.linspace((at[0] - half).item(), (at[-1] + half).item(), 4 * GRID).to(x)]
     if x.shape[1] == 1:
         return WitnessLine(x[:, 0], y[:, 0], axes[0], function(axes[0][:, None]))
     up, across = torch.meshgrid(axes[1], axes[0], indexing="ij")
@@ -92,13 +106,10 @@ def speak_most(at_a: Tensor, at_b: Tensor, count: int = N_IMAGES) -> tuple[list[
     return order_a[:count].tolist(), order_b[:count].tolist()
 
 
-def shorten(name: str, longest: int = LONGEST_NAME) -> str:
-    """A name on one line, its middle left out where it is long, safe as text of a figure ($ would begin a formula)."""
-    name = " ".join(name.split())
-    if len(name) > longest:
-        head = longest // 2
-        name = f"{name[:head]}…{name[head + 1 - longest :]}"
-    return name.replace("$", r"\$")
+def levels(x: Tensor, y: Tensor) -> Tensor | None:
+    """The distinct values (k,) of x and y where they are few, each with some rows; else None."""
+    found = torch.cat([x.reshape(-1), y.reshape(-1)]).unique()
+    return found if 1 < len(found) <= min(MOST_LEVELS, (len(x) + len(y)) // COPIES) else None
 
 
 def n_bins(count: int) -> int:
@@ -121,7 +132,26 @@ def _some(values: Tensor) -> np.ndarray:
 
 
 def draw_line(axes: Axes, panel: WitnessLine, names: tuple[str, str]) -> None:
-    """Both samples as histograms, and the witness over the grid on an own axis."""
+    """Both samples as histograms, or as a bar for each value where they are few, and the witness over the grid on an own axis."""
+    grid = _numpy(panel.grid)
+    at = levels(panel.x, panel.y)
+    if at is None:
+        _draw_densities(axes, panel, names)
+    else:
+        _draw_bars(axes, panel, _numpy(at), names)
+    axes.set(ylabel="density" if at is None else "share of samples", xlabel=panel.column, xlim=(grid[0], grid[-1]))
+    other = axes.twinx()
+    values = _numpy(panel.values)
+    limit = float(np.abs(values).max()) * 1.1 or 1.0
+    other.plot(grid, values, color=INK, linewidth=2)
+    axes.plot([], [], color=INK, linewidth=2, label="witness: above 0 where A has more, below 0 where B has")
+    other.axhline(0, color=INK, linewidth=0.8, linestyle=":")
+    other.set(ylim=(-limit, limit), ylabel=panel.unit)
+    other.spines["top"].set_visible(False)
+    plain(axes)
+
+
+def _draw_densities(axes: Axes, panel: WitnessLine, names: tuple[str, str]) -> None:
     grid = _numpy(panel.grid)
     edges = np.linspace(grid[0], grid[-1], n_bins(min(len(panel.x), len(panel.y))) + 1).tolist()
     for data, colour, name, rug in zip((panel.x, panel.y), (A, B), names, (-0.015, -0.045), strict=True):
@@ -129,17 +159,15 @@ def draw_line(axes: Axes, panel: WitnessLine, names: tuple[str, str]) -> None:
         some = _some(data)
         where = axes.get_xaxis_transform()
         axes.plot(some, np.full(len(some), rug), "|", color=colour, alpha=0.4, transform=where, clip_on=False)
-    axes.set(ylabel="density", xlabel="value", xlim=(grid[0], grid[-1]))
     axes.tick_params(axis="x", pad=12)
-    other = axes.twinx()
-    values = _numpy(panel.values)
-    limit = float(np.abs(values).max()) * 1.1 or 1.0
-    other.plot(grid, values, color=INK, linewidth=2)
-    axes.plot([], [], color=INK, linewidth=2, label="witness: above 0 where A has more, below 0 where B has")
-    other.axhline(0, color=INK, linewidth=0.8, linestyle=":")
-    other.set(ylim=(-limit, limit), ylabel="witness")
-    other.spines["top"].set_visible(False)
-    plain(axes)
+
+
+def _draw_bars(axes: Axes, panel: WitnessLine, at: np.ndarray, names: tuple[str, str]) -> None:
+    """The share of each sample at each of the values `at` (k,)."""
+    width = 0.8 * float(np.diff(at).min())
+    for data, colour, name in zip((panel.x, panel.y), (A, B), names, strict=True):
+        shares = (_numpy(data)[:, None] == at).mean(0)
+        axes.bar(at, shares, width, alpha=0.35, color=colour, label=name)
 
 
 def draw_map(axes: Axes, panel: WitnessMap, names: tuple[str, str]) -> None:
@@ -147,17 +175,21 @@ def draw_map(axes: Axes, panel: WitnessMap, names: tuple[str, str]) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     values, columns, rows = _numpy(panel.values), _numpy(panel.across), _numpy(panel.up)
-    limit = float(np.abs(values).max()) or 1.0
+    most = float(np.abs(values).max()) or 1.0
+    limit = panel.limit or most
     # The samples' own colours, paler, so that the points stand out on them.
     colours = LinearSegmentedColormap.from_list("witness", ["#F0A36B", "#FFFFFF", "#7FB9E0"])
-    filled = axes.contourf(columns, rows, values, levels=np.linspace(-limit, limit, 22), cmap=colours)
+    extend = "both" if most > limit else "neither"
+    filled = axes.contourf(columns, rows, values, levels=np.linspace(-limit, limit, 22), cmap=colours, extend=extend)
     for data, colour, marker, name in zip((panel.x, panel.y), (A, B), "o^", names, strict=True):
         across, up = _some(data).T
         axes.scatter(across, up, s=8, color=colour, marker=marker, alpha=0.8, linewidths=0, label=name)
     axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]))
+    if panel.columns is not None:
+        axes.set(xlabel=panel.columns[0], ylabel=panel.columns[1])
     bar = axes.figure.colorbar(filled, ax=axes, ticks=[-limit, 0, limit])
     bar.ax.set_yticklabels([f"{-limit:.2g}\nmore B", "0", f"more A\n{limit:.2g}"])
-    bar.ax.set_ylabel("witness")
+    bar.ax.set_ylabel(panel.unit)
 
 
 def draw_values(axes: Axes, panel: WitnessValues, names: tuple[str, str]) -> None:
@@ -172,19 +204,23 @@ def draw_values(axes: Axes, panel: WitnessValues, names: tuple[str, str]) -> Non
         axes.hist(_numpy(data), bins=edges, weights=share, **kind)
         axes.axvline(float(data.mean()), color=colour, linewidth=1.6, linestyle="--")
     axes.plot([], [], color=INK, linestyle="--", label="means")
-    axes.axvline(0.0, color="0.6", linewidth=1, linestyle=":")
-    axes.set(xlabel="witness: above 0 looks more like A, below 0 more like B", ylabel="share of samples")
+    if low <= 0 <= high:
+        axes.axvline(0.0, color="0.6", linewidth=1, linestyle=":")
+    axes.set(xlabel=panel.label, ylabel="share of samples")
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
     plain(axes)
 
 
-def draw_images(figures: Sequence[SubFigure], panel: WitnessImages, names: tuple[str, str]) -> None:
+def draw_images(
+    figures: Sequence[SubFigure], panel: WitnessImages, names: tuple[str, str], headings: Sequence[str] = ()
+) -> None:
     """In one figure the images of A that are most typical of A, in the other those of B; the witness under each."""
+    told = "the images least like {}; above 0 looks more like A, below 0 more like B"
+    headings = headings or [f"{name} – {told.format(other)}" for name, other in zip(names, "BA", strict=True)]
     chosen = speak_most(panel.at_a, panel.at_b)
     reads, values = (panel.image_a, panel.image_b), (panel.at_a, panel.at_b)
-    for figure, order, read, at, name, other in zip(figures, chosen, reads, values, names, "BA", strict=True):
+    for figure, order, read, at, heading in zip(figures, chosen, reads, values, headings, strict=True):
         captions = numbers(at[order].double().cpu()[None])[0]
-        heading = f"{name} – the images least like {other}; above 0 looks more like A, below 0 more like B"
         figure.suptitle(heading, x=0.01, ha="left", fontsize="medium")
         row = figure.subplots(1, N_IMAGES)
         for axes in row:

@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from gebm_cli.core.two_sample.sample_size import PowerCurve, threshold
-from gebm_cli.errors import UsageError
 from gebm_cli.experiment.files import write_atomically
 from gebm_cli.experiment.two_sample_panels import (
     INK,
@@ -29,12 +28,12 @@ from gebm_cli.experiment.two_sample_panels import (
     shorten,
 )
 from gebm_cli.experiment.two_sample_summaries import matrix_figure, power_figure
+from gebm_cli.experiment.writable import require_suffix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 DPI = 120
 NULL, TAIL = "0.72", "#F8EBD6"
 OFF_SCALE = 4.0  # widths of the null beyond it after which the observed value is an arrow at the edge
@@ -64,7 +63,7 @@ def save_test_picture(path: Path, picture: TestPicture) -> None:
     """The null histogram of one test, and beside or under it what tells the two sets apart; the suffix gives the format.
 
     Raises:
-        UsageError: a suffix that is none of `SUFFIXES`.
+        UsageError: a suffix that is none of `PICTURE_SUFFIXES`.
         GebmError: it cannot be written.
     """
     save_figure(path, test_figure(picture))
@@ -82,14 +81,9 @@ def save_matrix_picture(
     save_figure(path, matrix_figure(names, mmd, errors, adjusted, alpha))
 
 
-def require_picture_suffix(path: Path) -> None:
-    """Raise UsageError where no picture can be written under this name; for a check before the work."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: a picture's name must end in one of {', '.join(SUFFIXES)}")
-
-
 def save_figure(path: Path, figure: Figure) -> None:
-    require_picture_suffix(path)
+    """Write a figure in the format that its suffix names. Raises as above."""
+    require_suffix(str(path))
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=DPI)
     write_atomically(path, buffer.getvalue())

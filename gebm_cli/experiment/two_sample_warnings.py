@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from gebm_cli.core.data.image_sets import ImageSet
 from gebm_cli.core.evaluation.features import Features
@@ -14,6 +18,9 @@ from gebm_cli.experiment.sides import shared_draws
 
 MOSTLY = 0.05  # two sets are stored alike where at most this share would have to change
 UNEVEN = 100.0  # of the spreads of two columns
+FEW = 3  # copies of each value on average, from which on the values are few
+BY_CHANCE = 3.0  # times as many equal pairs as expected
+MOST_ROUNDED = 64  # columns; rows of more are equal by no chance
 
 
 def of_sides(a: Side, b: Side, network: Features | None) -> list[str]:
@@ -48,22 +55,52 @@ def _same_path(a: str, b: str) -> bool:
 
 
 def duplicates(a: Side, b: Side, why: str) -> list[str]:
-    """Equal samples are no independent draws; `why` that matters. A relabelling that parts them is less likely than one thinks."""
+    """Equal samples are no independent draws; `why` that matters. A relabelling that parts them is less likely than one thinks.
+
+    In one line; none where a sample's rounding or its few distinct values make so many equal by chance.
+    """
     counts = [side.row_counts for side in (a, b)]
     if _same_path(a.name, b.name) or counts[0] == counts[1]:
         return [f"{a.name} and {b.name}: hold the same samples, so no difference can be found between them"]
-    told = []
+    told, mostly = [], False
     for side, count in zip((a, b), counts, strict=True):
         extra = sum(count.values()) - len(count)
-        if extra:
-            told.append(f"{side.name}: {extra:,} of its {side.n:,} samples are equal to an earlier one{why}")
+        pairs = sum(n * (n - 1) // 2 for n in count.values())
+        if extra and not side.is_constant and not _by_chance(pairs, side.n or 0, side.n or 0, side, side):
+            told.append(f"{side.name}: {extra:,} of its {side.n:,} samples are equal to an earlier one")
+            mostly = mostly or 2 * extra >= (side.n or 0)
     shared = sum(n for row, n in counts[0].items() if row in counts[1])
-    if shared:
-        told.append(f"{a.name} and {b.name}: {shared:,} samples of the first are in the second too{why}")
-    return told
+    pairs = sum(n * counts[1][row] for row, n in counts[0].items())
+    if shared and not (a.is_constant or b.is_constant) and not _by_chance(pairs, a.n or 0, 2 * (b.n or 0), a, b):
+        told.append(f"{a.name} and {b.name}: {shared:,} samples of the first are in the second too")
+    return ["; ".join(told) + why + ("" if mostly else ": remove the copies")] if told else []
 
 
-_WHY = "; the test takes all for independent draws, and its p-value may be wrong: remove the copies"
+def _by_chance(pairs: int, n: int, m: int, a: Side, b: Side) -> bool:
+    """Whether independent rows of such columns would have about as many pairs of equal ones, n m / 2 times their probability."""
+    rows = torch.cat([side.require_features("a test") for side in ((a,) if a is b else (a, b))]).cpu().numpy()
+    if rows.shape[1] > MOST_ROUNDED:
+        return False
+    few = len(rows) / len({row.tobytes() for row in np.ascontiguousarray(rows)}) >= FEW
+    expected = n * m / 2 * math.prod(_collision(column) for column in rows.T)
+    return few or pairs <= BY_CHANCE * expected + 1
+
+
+def _collision(column: np.ndarray) -> float:
+    """The probability that two draws of a column are equal: from its values where they are few, else from how they are rounded.
+
+    The second is spacing over spread, the spacing the smallest between two values, summed over the tenths of the column.
+    """
+    values, counts = np.unique(column, return_counts=True)
+    if FEW * len(values) <= len(column):
+        return float(((counts / len(column)) ** 2).sum())
+    edges = np.quantile(column.astype(np.float64), np.linspace(0, 1, 11))
+    spacing = np.maximum(np.diff(values.astype(np.float64)).min(), np.spacing(np.abs(edges[1:]).astype(np.float32)))
+    widths = np.maximum(np.diff(edges), spacing)
+    return float((0.01 * spacing / widths).sum())
+
+
+_WHY = "; the test takes all for independent draws, and its p-value may be wrong"
 
 
 def stored(a: Side, b: Side) -> list[str]:

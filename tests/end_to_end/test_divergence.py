@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +147,10 @@ def test_disjoint_supports_are_infinitely_far_in_kl_alone(gebm) -> None:
     kept = by_kind(yaml.safe_load(Path("r.yaml").read_text()))["kl"]
     assert kept["value"] is None and kept["standard_error"] is None and kept["at_least"] > 1
     assert "infinite (>= " in text.out and "nan" not in text.out and "inf " not in text.out
-    assert "it misjudges 0 of 200 others" in text.out and "\nkl: infinite, or too large for so few rows" in text.out
+    assert (
+        "rows not seen in learning it takes 0 for the other set's" in text.out
+        and "\nkl: infinite, or too large for so few rows" in text.out
+    )
 
 
 def test_kl_is_of_a_from_b(gebm) -> None:
@@ -174,7 +179,109 @@ def test_toys_of_one_law_at_two_seeds_are_told_apart_from_shared_numbers(gebm) -
     assert "random numbers" not in gebm("divergence", "ring?n=50", "ring:held-out?n=50", "--kinds", "mmd").err
 
 
+def test_a_set_larger_than_a_limit_and_itself(gebm, tables, monkeypatch) -> None:
+    """Both sides take the same part of it, so it is 0 from itself; the note says it once."""
+    monkeypatch.setattr(divergences, "most_rows", lambda kind, d: 30)
+    result = gebm("divergence", tables[0], tables[0], "--kinds", "w1", "--json")
+    assert by_kind(found(result))["w1"]["value"] < 1e-9 and result.err.count("used 30 of its 60") == 1
+
+
 # -------------------------------------------------------------------------------------------------------- forms of input
+
+
+def table(path: Path, names: str, rows: np.ndarray) -> str:
+    np.savetxt(path, rows, delimiter=",", header=names, comments="")
+    return str(path)
+
+
+def test_columns_of_tables_are_matched_by_name(gebm, tmp_path) -> None:
+    """In another order they are what they are in the same, with a note; under other names a note says that places count."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal([0, 5], 1, (30, 2)), rng.normal([1, 5], 1, (20, 2))
+    a, same = table(tmp_path / "a.csv", "u,v", x), table(tmp_path / "b.csv", "u,v", y)
+    turned, other = table(tmp_path / "t.csv", "v,u", y[:, ::-1]), table(tmp_path / "o.csv", "u,w", y)
+    results = [gebm("divergence", a, b, "--kinds", "w1,mmd", "--json") for b in (same, turned, other)]
+    values = [[one["value"] for one in found(result)["divergences"]] for result in results]
+    assert values[1] == pytest.approx(values[0], rel=1e-12) and values[2] == values[0]
+    assert "note" not in results[0].err
+    assert (
+        "t.csv: its columns stand in another order than those of" in results[1].err
+        and "by their names" in results[1].err
+    )
+    assert "different names ('v' in the first, 'w' in the second), and are matched by their places" in results[2].err
+    more = table(tmp_path / "m.csv", "u,v,q", np.hstack([x, x[:, :1]]))
+    refused(gebm("divergence", a, more), "have 2 and 3 columns, 'q' in", f"such as '{more}?keep=u,v'")
+    kept = gebm("divergence", a, f"{more}?keep=v,u", "--kinds", "w1", "--json")
+    assert abs(found(kept)["divergences"][0]["value"]) < 1e-7 and "hold the same samples" in kept.err
+
+
+def test_copies_are_told_where_chance_does_not_make_them(gebm, tmp_path) -> None:
+    """One line; none for whole numbers or for the rounding of float32; no advice where most rows are copies."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 1, (200, 2)), rng.normal(0, 1, (150, 2))
+
+    def told(x: np.ndarray, y: np.ndarray) -> list[str]:
+        paths = [tmp_path / f"{len(list(tmp_path.iterdir()))}{k}.npy" for k in "xy"]
+        for path, rows in zip(paths, (x, y), strict=True):
+            np.save(path, rows.astype(float))
+        result = gebm("divergence", *paths, "--kinds", "sliced-w1")
+        assert result.code == 0, result.err
+        return [line for line in result.err.splitlines() if "samples are equal" in line or "in the second too" in line]
+
+    assert told(x, y) == []
+    (line,) = told(np.vstack([x, x[:7]]), np.vstack([y, x[:3]]))
+    assert "7 of its 207 samples are equal to an earlier one" in line and "remove the copies" in line
+    assert "6 samples of the first are in the second too" in line
+    (line,) = told(np.vstack([x, x]), y)
+    assert "200 of its 400 samples are equal to an earlier one" in line and "remove" not in line
+    assert told(rng.poisson(6, (300, 1)), rng.poisson(7, (300, 1))) == []
+    assert told(rng.binomial(1, 0.3, (200, 3)), rng.binomial(1, 0.4, (200, 3))) == []
+    assert told(rng.normal(0, 1, (3000, 1)).round(3), rng.normal(0, 1, (3000, 1)).round(3)) == []
+    rounded = 4096 + rng.random((2000, 1))  # 2,048 float32 numbers
+    assert told(rounded, 4096 + rng.random((2000, 1))) == []
+    uneven = np.where(np.arange(2000)[:, None] % 2, rounded, rounded % 1)  # half of them with far more digits
+    assert told(uneven, rng.normal(0, 1, (100, 1))) == []
+    levels = rng.poisson(6, (300, 1)) * np.ones(5)  # columns that are not independent
+    assert told(levels, rng.poisson(7, (300, 1)) * np.ones(5)) == []
+    (line,) = told(np.vstack([x[:, :1], x[:20, :1]]), y[:, :1])
+    assert "20 of its 220" in line
+
+
+def test_a_stopped_set_says_how_to_go_on(gebm, tables) -> None:
+    """By its path or as RUN/SET, there as an empty folder or not at all: of a flow and of a sample."""
+    for name, order in (("a", {"flow": {}}), ("b", {"sample": {}})):
+        hidden = Path("runs/r/samples") / f".{name}.partial"
+        hidden.mkdir(parents=True)
+        (hidden / "order.yaml").write_text(yaml.safe_dump(order))
+    Path("runs/r/samples/a").mkdir()
+    refused(
+        gebm("divergence", "r/a", tables[0]), "r/a: this set was stopped; `gebm flow --resume runs/r/samples/a` goes on"
+    )
+    refused(gebm("divergence", tables[0], "runs/r/samples/b"), "`gebm sample --resume runs/r/samples/b` goes on")
+    np.save("runs/r/samples/a/x.npy", np.zeros((3, 2)))
+    assert "was stopped" not in gebm("divergence", "runs/r/samples/a", tables[0]).err
+
+
+def test_a_bandwidth_that_connects_no_two_rows_is_told(gebm, tables, tmp_path) -> None:
+    """Not the median's half, nor a small one of whole numbers, whose copies it connects."""
+    narrow = gebm("divergence", *tables, "--kinds", "w1,mmd,kale", "--bandwidth", "1e-6")
+    assert "--bandwidth 1e-06: is so small that the kernel hardly connects any two rows, and mmd and kale" in narrow.err
+    assert "note" not in gebm("divergence", *tables, "--kinds", "mmd", "--bandwidth", "0.7").err
+    assert "note" not in gebm("divergence", *tables, "--kinds", "mmd", "--kernel", "energy").err
+    for k in range(2):
+        np.save(tmp_path / f"{k}.npy", np.random.default_rng(k).poisson(3.0, (50, 1)).astype(float))
+    whole = gebm("divergence", tmp_path / "0.npy", tmp_path / "1.npy", "--kinds", "kale", "--bandwidth", "0.01")
+    assert whole.code == 0 and "note" not in whole.err
+
+
+def test_words_for_what_was_compared(gebm, tables, tmp_path) -> None:
+    """A table has columns, not features; in one dimension sliced W1 is exact."""
+    assert "; the columns as they are; +- is" in gebm("divergence", *tables, "--kinds", "mmd").out
+    assert "; the columns, standardised; +- is" in gebm("divergence", *tables, "--kinds", "mmd", "--standardise").out
+    one = [points(tmp_path / f"{k}.npy", 20, k, d=1) for k in range(2)]
+    text = gebm("divergence", *one, "--kinds", "sliced-w1").out
+    assert "exact by quantiles" in text and "random" not in text
+    assert "random directions" in gebm("divergence", *tables, "--kinds", "sliced-w1").out
 
 
 def test_a_run_is_compared_with_its_data_and_keeps_the_record(gebm) -> None:
@@ -228,12 +335,12 @@ def test_images_are_compared_and_drawn(gebm, tmp_path) -> None:
 
 
 def test_pictures_of_the_plane_and_the_line(gebm, tables, tmp_path) -> None:
-    """A cell for the numbers and one for each witness, in two columns."""
+    """A panel for each witness, side by side up to three; W1 alone has its potential."""
     flags = ("--kinds", "mmd,kale,js", "--picture")
     assert gebm("divergence", *tables, *flags, tmp_path / "p.png").code == 0
-    assert gebm("divergence", *tables, "--kinds", "mmd", "--picture", tmp_path / "q.png").code == 0
+    assert gebm("divergence", *tables, "--kinds", "w1", "--picture", tmp_path / "q.png").code == 0
     wide, one = (Image.open(tmp_path / f"{k}.png").size for k in "pq")
-    assert wide[0] == one[0] and wide[1] == pytest.approx(2 * one[1], abs=2)
+    assert wide == (3 * one[0], one[1]) and one[1] > 400
 
 
 # ------------------------------------------------------------------------------------------------- fewer rows than there are
@@ -326,6 +433,15 @@ def test_flags_that_cannot_be_are_refused(gebm, tables, flags, part) -> None:
         Path(name).write_text("mine")
     refused(gebm("divergence", *tables, *flags), part)
     assert Path("there.png").read_text() == Path("there.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flags", [["--picture", "there.png"], ["--picture", "a.bmp"], ["--record", "no/a.yaml"]])
+def test_files_that_cannot_be_written_are_refused_before_torch_is_loaded(tmp_path, flags) -> None:
+    (tmp_path / "there.png").write_text("mine")
+    argv = ["divergence", "gaussian?n=9", "ring?n=9", *flags]
+    code = f"import sys; from gebm_cli.cli.app import run; assert run({argv}) == 2; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and flags[1] in done.stderr, done.stderr
 
 
 def test_sets_that_cannot_be_compared_are_refused(gebm, tables, tmp_path) -> None:

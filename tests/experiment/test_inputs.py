@@ -138,6 +138,21 @@ def test_bad_tables_are_refused_by_line_and_column(tmp_path, content, parts) -> 
     assert "data." not in str(error.value)
 
 
+def test_columns_are_dropped_or_kept_by_name(tmp_path) -> None:
+    """In the order of the file, with their names; what is not kept may hold text."""
+    path = tmp_path / "t.csv"
+    path.write_text("a,label,b c,d\n1,x,2,3\n4,y,5,6\n")
+    side = read(f"{path}?keep=d,b c")
+    assert side.data.tolist() == [[2, 3], [5, 6]] and side.columns == ("b c", "d") and side.name == f"{path}?keep=d,b c"
+    assert read(f"{path}?drop=label").columns == ("a", "b c", "d") and read("ring?n=5").columns == ()
+    with pytest.raises(UsageError, match=r"t\.csv\?keep: 'bc' is no column of .*did you mean 'b c'"):
+        read(f"{path}?keep=bc")
+    with pytest.raises(UsageError, match=r"\?keep: '' is no column"):
+        read(f"{path}?keep=")
+    with pytest.raises(UsageError, match=r"expected \?drop=NAME"):
+        read(f"{path}?keep=a&drop=d")
+
+
 def test_a_table_takes_no_other_parameter(tmp_path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,b\n1,2\n")
