@@ -16,7 +16,21 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import typer
 
 from gebm_cli import __version__
-from gebm_cli.cli import divergence, doctor, evaluate, flow, runs, sample, train, two_sample_test, validate, verdict
+from gebm_cli.cli import (
+    divergence,
+    doctor,
+    evaluate,
+    flow,
+    new,
+    runs,
+    sample,
+    show,
+    train,
+    two_sample_test,
+    validate,
+    verdict,
+)
+from gebm_cli.cli.completion import no_space_after_open_words
 from gebm_cli.errors import GebmError
 
 app = typer.Typer(
@@ -29,11 +43,13 @@ app = typer.Typer(
     [bold]train-base[/] and [bold]train-energy[/] learn the two parts, [bold]sample[/] draws from
     pi(z) ~ eta(z) exp(-beta E(B(z))) and pushes it through B, and [bold]evaluate-fid[/], [bold]evaluate-kid[/],
     [bold]two-sample-test[/] and [bold]verdict[/] say whether the samples are closer to the data, and how sure that is;
-    [bold]divergence[/] says how far two sets are apart, and [bold]flow[/] moves particles to the data.""",
+    [bold]divergence[/] says how far two sets are apart, and [bold]flow[/] moves particles to the data.
+    [bold]new[/] starts an experiment file, and [bold]show[/] tells what it resolves to.""",
     epilog="Exit codes: 0 done, 1 failed while running, 2 usage or configuration, 3 diverged, 130 interrupted after saving.",
 )
-for module in (train, doctor, sample, evaluate, two_sample_test, divergence, flow, verdict, validate, runs):
+for module in (train, doctor, sample, evaluate, two_sample_test, divergence, flow, verdict, new, show, validate, runs):
     module.register(app)
+no_space_after_open_words()
 
 
 def _print_version(wanted: bool) -> None:

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     gebm flow experiments/flow-three-rings.yaml\n
     gebm flow experiments/flow-three-rings.yaml flow.divergence=mmd flow.step_size=0.01\n
     gebm flow --run digits-001 flow.space=latent     (particles are latents of a trained base)\n
-    gebm flow --resume runs/flow-three-rings-001/samples/kale-flow-001""",
+    gebm flow --resume runs/flow-three-rings-001/samples/kale-flow-001 flow.step_size=1e-5""",
     )(flow)
 
 
@@ -63,9 +63,9 @@ def flow(
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("flow: runs in one process, since every particle meets every other; start it without torchrun")
     if resume is not None:
-        given = [*([experiment] if experiment else []), *keys, *_given({"--seed": seed, "--run": run})]
+        given = [*([experiment] if experiment else []), *_given({"--seed": seed, "--run": run})]
         if given:
-            raise UsageError(f"--resume: goes on with the settings that were begun; leave {', '.join(given)} out")
+            raise UsageError(f"--resume: goes on with what was begun; leave {', '.join(given)} out")
     chosen = open_named_run(run, runs_dir)
     if resume is None and experiment is None and chosen is None:
         raise UsageError(
@@ -74,18 +74,22 @@ def flow(
     flags = {} if seed is None else {"seed": ("--seed", seed)}
     file = experiment if experiment is not None else chosen.path / "experiment.yaml" if chosen else None
     loaded = None if file is None else load_experiment(file, keys, flags)
-    if chosen is not None:
+    if chosen is not None or resume is not None:
         _refuse_other_keys(keys)
+    if loaded is not None and "flow" not in loaded.model_fields_set:
+        print(f"flow: {file} has no section `flow`, so all its keys have their defaults", file=sys.stderr)
     from gebm_cli.experiment.flow import begin_flow, go_on, read_flow
 
     if loaded is None:
         assert resume is not None
-        job = read_flow(resume)
+        job = read_flow(resume, {key.partition("=")[0].removeprefix("flow."): key.partition("=")[2] for key in keys})
     else:
         job = begin_flow(loaded, chosen, runs_root(runs_dir), allow_plugins)
     print(f"flow: run {job.run.path}, seed {job.seed}", file=sys.stderr)
     with progress(f"flow {job.out.name}") as report:
         result = go_on(job, resolve(device), report, allow_plugins)
+    for warning in result["warnings"]:
+        print(f"gebm: note: {warning}", file=sys.stderr)
     print_result(result, json, _describe(result))
 
 
@@ -95,9 +99,9 @@ def _given(options: dict[str, Any]) -> list[str]:
 
 def _refuse_other_keys(keys: list[str]) -> None:
     for key in keys:
-        if not key.startswith(("flow.", "flow=")):
+        if not key.startswith("flow."):
             raise UsageError(
-                f"override '{key}': with --run only keys of `flow.` can be overridden; the rest is the run's own"
+                f"override '{key}': only keys of `flow.` can be overridden here; the rest is the run's own"
             )
 
 
@@ -107,12 +111,16 @@ def _describe(result: dict[str, Any]) -> str:
     lines = [
         f"{result['out']}: {result['n_particles']} particles, {result['step']} steps of the {result['sampler']}",
         f"  {result['what']}: {value['start']:.4g} -> {value['end']:.4g}",
-        f"  sliced W1 to held-out data: {apart['start']:.4g} -> {apart['end']:.4g} +- {apart['standard_error']:.2g} "
-        f"(the training data themselves: {apart['data']:.4g})",
     ]
+    if apart is not None:
+        best = min(point[1] for point in apart["curve"])
+        least = f", at best {best:.4g}" if best < 0.9 * apart["end"] else ""
+        lines.append(
+            f"  sliced W1 to held-out data: {apart['start']:.4g} -> {apart['end']:.4g}{least} "
+            f"({apart['n_points_of_data']} training points: {apart['data']:.4g})"
+        )
     if "duality_gap" in result:
         lines.append(f"  largest duality gap of the path: {result['duality_gap']:.1e}")
-    pictures = ", ".join(result["files"])
     return "\n".join(
-        [*lines, f"  {pictures}", f"next: gebm two-sample-test {result['out']} held-out --run {result['run']}"]
+        [*lines, f"  {', '.join(result['files'])}", f"next: gebm two-sample-test {result['out']} held-out"]
     )

@@ -129,14 +129,12 @@ def _section(name: str, models: list[type[BaseModel]]) -> list[str]:
 
 
 def _within(name: str, models: list[type[BaseModel]]) -> list[str]:
-    """A section inside a section; kinds that an earlier section has described are only named again."""
+    """A section inside a section; kinds that train_base has described are only named again."""
     if len(models) == 1:
         return [f"### `{name}`\n", f"{_doc(models[0])}\n", _table(models[0])]
-    earlier = {"train_base.objective": TrainBase.model_fields["objective"], "data": Experiment.model_fields["data"]}
-    described = {place: models_in(field.annotation) for place, field in earlier.items() if place != name}
-    known = [m for found in described.values() for m in found]
-    again = {place: ", ".join(f"`{kind_of(m)}`" for m in models if m in found) for place, found in described.items()}
-    seen = "".join(f" {kinds} as in `{place}`." for place, kinds in again.items() if kinds)
+    known = [m for m in models_in(TrainBase.model_fields["objective"].annotation) if not name.startswith("train_base")]
+    again = ", ".join(f"`{kind_of(m)}`" for m in models if m in known)
+    seen = f" {again} as in `train_base.objective`." if again else ""
     return [f"### `{name}`\n", f"{UNIONS[name]}{seen}\n", *_kinds(name, [m for m in models if m not in known])]
 
 

@@ -46,7 +46,7 @@ class Writer:
         self.first = torch.empty(0)
 
     def add(self, z: Tensor, data: Tensor) -> None:
-        """More samples with their latents; what exceeds the number asked for is left out."""
+        """More samples with their latents, (n, 0) where they have none; what exceeds the number asked for is left out."""
         z, data = z[: self.left].cpu(), data[: self.left]
         self.left -= len(data)
         self.as_npz = self.as_npz or not is_images(data)
@@ -73,11 +73,14 @@ class Writer:
         if not self.as_npz:
             if self.pending:
                 self._flush()
-            np.save(self.folder / "latents.npy", latents.numpy())
+            if latents.shape[1]:
+                np.save(self.folder / "latents.npy", latents.numpy())
             return latents
         data = torch.cat(self.pending)
         arrays = {"images": data.permute(0, 2, 3, 1).numpy()} if data.dim() == 4 else {"samples": data.numpy()}
-        np.savez(self.folder / "samples.npz", latents=latents.numpy(), **arrays)  # type: ignore[arg-type]
+        if latents.shape[1]:
+            arrays["latents"] = latents.numpy()
+        np.savez(self.folder / "samples.npz", **arrays)  # type: ignore[arg-type]
         return latents
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,9 @@ def test_latents_of_a_base_flow_through_it(gebm, tmp_path):
     assert {"grid.png", "flow.png", "flow.gif", "latents.npy"} <= set(os.listdir(out))
     assert np.load(out / "latents.npy").shape == (12, 4) and told["value"]["end"] < told["value"]["start"]
     assert gebm("sample", "--run", "dg-001").code == 2, "a flow trains no energy"
+    assert gebm("sample", "--run", "dg-001", "--sampler", "none", "--n-samples", 12).code == 0
+    refused(gebm("verdict", "--run", "dg-001"), "has no")
+    refused(gebm("flow", "dg.yaml", "base.width=5"), "has other settings", "base.width")
 
 
 # ---------------------------------------------------------------------------------------------------- stopping, going on
@@ -143,25 +147,114 @@ def test_a_flow_that_was_killed_goes_on_with_the_same_bits(plane, tmp_path):
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and "gebm flow --resume runs/plane-002/samples/mmd-flow-001" in told, told
     assert 0 <= load_checkpoint(hidden / "state.pt", "flow")["state"]["step"] < 3000
+    refused(plane("flow", "--resume", "runs/plane-002/samples/mmd-flow-001", "flow.noise_std=0"), "may only change")
     resumed = found(plane("flow", "--resume", "runs/plane-002/samples/mmd-flow-001", "--json"))
     assert (samples(resumed) == samples(whole)).all() and resumed["value"] == whole["value"]
     assert resumed["sliced_w1"] == whole["sliced_w1"] and not hidden.exists()
     refused(plane("flow", "--resume", "runs/plane-002/samples/mmd-flow-001"), "is complete")
 
 
-def test_particles_that_leave_all_bounds_end_with_exit_code_3(plane):
-    """A step far too large for KALE: the message says what to do, and the record that it diverged."""
-    result = plane(
-        "flow",
-        "plane.yaml",
-        "flow.step_control=fixed",
-        "flow.step_size=1e38",
-        "flow.kernel=polynomial",
-        "flow.bandwidth=null",
+def test_particles_that_leave_all_bounds_end_with_exit_code_3_and_go_on_with_smaller_steps(plane):
+    """A step far too large: the message says how to go on, the record that it diverged; then it does."""
+    words = ["flow.step_control=fixed", "flow.step_size=1e38", "flow.kernel=polynomial", "flow.bandwidth=null"]
+    result = plane("flow", "plane.yaml", *words)
+    assert result.code == 3 and "Traceback" not in result.err, result.err
+    again = "gebm flow --resume runs/plane-001/samples/mmd-flow-001 flow.step_size="
+    assert again in result.err
+    assert yaml.safe_load(Path("runs/plane-001/record.yaml").read_text())["stages"][0]["status"] == "diverged"
+    refused(plane(*again.split()[1:-1], "flow.step_size=-1"), "flow.step_size: got '-1'")
+    told = found(plane(*again.split()[1:-1], "flow.step_size=1e-3", "--json"))
+    assert told["value"]["end"] < told["value"]["start"] and told["flow"]["step_size"] == 1e-3
+
+
+def test_a_divergence_that_rose_is_said_and_not_praised(plane):
+    """A fixed step that throws the particles about without end: the note says so."""
+    words = ["flow.source={kind: normal}", "flow.step_control=fixed", "flow.step_size=1e5"]
+    result = plane("flow", "plane.yaml", *words)
+    assert result.code == 0 and "the divergence did not fall" in result.err
+
+
+def test_two_flows_in_one_run_keep_their_metrics_and_the_same_one_is_refused(plane):
+    """Rows of the first stay when a second is drawn in the run; the very same flow again is refused, another seed is not."""
+    assert plane("flow", "plane.yaml").code == 0
+    first = Path("runs/plane-001/metrics.jsonl").read_text()
+    assert plane("flow", "--run", "plane-001", "flow.divergence=kale").code == 0
+    assert Path("runs/plane-001/metrics.jsonl").read_text().startswith(first)
+    refused(plane("flow", "--run", "plane-001"), "is this very flow, with seed 3")
+    assert plane("flow", "--run", "plane-001", "--seed", "4").code == 0
+    refused(plane("flow", "plane.yaml", "--run", "plane-001", "data.n=61"), "only keys of `flow.`")
+    Path("other.yaml").write_text(PLANE.replace("n: 60", "n: 61"))
+    refused(plane("flow", "other.yaml", "--run", "plane-001"), "has other settings", "data.n")
+
+
+@pytest.fixture
+def dies_at_the_rename():
+    """The process is stopped when all is written but the set's name."""
+    rename = Path.replace
+
+    def replace(self, to):
+        if to.name == "mmd-flow-001":
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    @contextmanager
+    def within():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            yield
+
+    return within
+
+
+def test_a_crash_before_the_set_has_its_name_loses_nothing(plane, dies_at_the_rename):
+    """--resume ends it, with the same particles and nothing left over."""
+    whole = found(plane("flow", "plane.yaml", "--json"))
+    with dies_at_the_rename():
+        stopped = plane("flow", "plane.yaml")
+    assert stopped.code == 130 and "gebm flow --resume runs/plane-002/samples/mmd-flow-001" in stopped.err
+    told = found(plane("flow", "--resume", "runs/plane-002/samples/mmd-flow-001", "--json"))
+    assert (samples(told) == samples(whole)).all()
+    assert sorted(os.listdir(told["out"])) == ["flow.gif", "flow.png", "sample.yaml", "samples.npz"]
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(plane, dies_at_the_rename):
+    """The set's own run, not the place where it began."""
+    with dies_at_the_rename():
+        assert plane("flow", "plane.yaml").code == 130
+    Path("runs/plane-001").rename("runs/moved")
+    told = found(plane("flow", "--resume", "runs/moved/samples/mmd-flow-001", "--json"))
+    assert told["run"] == "moved" and Path("runs/moved/samples/mmd-flow-001/samples.npz").is_file()
+
+
+def test_a_damaged_order_or_state_is_a_sentence(plane):
+    """An empty order.yaml, one of other keys, a truncated state: what to remove, and no traceback."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gebm_cli.experiment.flow._written", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert plane("flow", "plane.yaml").code == 130
+    hidden = partial_folder(Path("runs/plane-001/samples/mmd-flow-001"))
+    words = ("flow", "--resume", "runs/plane-001/samples/mmd-flow-001")
+    order = (hidden / "order.yaml").read_text()
+    for text in ("", "[1]", "flow: 3\nseed: 1\nrun_path: x"):
+        (hidden / "order.yaml").write_text(text)
+        assert (result := plane(*words)).code == 2 and "does not describe a flow" in result.err, result.err
+    (hidden / "order.yaml").write_text(order)
+    whole = (hidden / "state.pt").read_bytes()
+    (hidden / "state.pt").write_bytes(whole[: len(whole) // 2])
+    result = plane(*words)
+    assert result.code == 1 and "remove the folder and start the flow again" in result.err
+    (hidden / "state.pt").write_bytes(whole)
+    assert plane(*words).code == 0
+
+
+def test_data_without_a_held_out_part_have_no_distance_to_it(plane):
+    """An array with held_out 0: no sliced W1, and the particles of images are images without latents."""
+    np.save("im.npy", np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8))
+    Path("im.yaml").write_text(
+        "name: im\nseed: 1\ndata: {kind: array, path: im.npy, held_out: 0}\nflow: {n_particles: 10, n_steps: 3}\n"
     )
-    assert result.code == 3 and "smaller" in result.err and "Traceback" not in result.err, result.err
-    record = yaml.safe_load(Path("runs/plane-001/record.yaml").read_text())
-    assert record["stages"][0]["status"] == "diverged"
+    told = found(plane("flow", "im.yaml", "--json"))
+    assert told["sliced_w1"] is None and "latents.npy" not in os.listdir(told["out"])
+    assert len(os.listdir(Path(told["out"]) / "images")) == 10
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
@@ -178,6 +271,9 @@ def test_particles_that_leave_all_bounds_end_with_exit_code_3(plane):
         (["plane.yaml", "flow.space=latent"], ["flow.source: in space: latent"]),
         (["plane.yaml", "flow.space=latent", "flow.source={kind: normal}"], ["flow.space: latent needs a base"]),
         (["plane.yaml", "flow.n_features=100"], ["flow.n_features"]),
+        (["plane.yaml", "flow.divergence=kale", "flow.n_features=255"], ["flow.n_features", "even"]),
+        (["plane.yaml", "flow.divergence=kale", "data.n=20000", "flow.n_data=20000"], ["flow.n_data", "GB"]),
+        (["plane.yaml", "flow.source={kind: toy, name: heart, n: 5}"], ["flow.source.n"]),
         (["plane.yaml", "flow.diverence=kale"], ["did you mean 'divergence'"]),
         (["plane.yaml", "--seed", "x"], ["--seed: seed: got 'x'"]),
         ([], ["give an experiment file"]),

@@ -68,8 +68,8 @@ ToyName = Literal[
 EXACT = ("gaussian", "segment", "three-rings", "heart", "spiral")  # toys without noise, unless it is asked for
 
 
-class Toy(Section):
-    """Points in the plane drawn from a known density."""
+class ToyLaw(Section):
+    """A known law of points in the plane."""
 
     kind: Literal["toy"]
     name: ToyName = Field(
@@ -78,7 +78,6 @@ class Toy(Section):
         "spiral: a curve of two turns; conditional-*: a condition x uniform in [-1, 1], and y given x, near sin(pi x) or near "
         "either of +-(x^2 + 1/4)."
     )
-    n: Count = Field(10_000, description="Number of training points; as many again, up to 10,000, are held out.")
     noise_std: NonNegative = Field(
         0.05,
         description="Standard deviation of the noise around the support, a distance whatever the scale. "
@@ -88,7 +87,6 @@ class Toy(Section):
         (0.0, 0.0), description="Added to every point; `[3, 0]` moves them to the right."
     )
     scale: Positive = Field(1.0, description="Multiplies the support, before noise and shift.")
-    seed: Seed = Field(0, description="Seed of the points, which are the same in every run whatever the run's seed.")
 
     @model_validator(mode="before")
     @classmethod
@@ -96,6 +94,13 @@ class Toy(Section):
         if isinstance(given, dict) and given.get("name") in EXACT:
             return {"noise_std": 0.0} | given
         return given
+
+
+class Toy(ToyLaw):
+    """Points in the plane drawn from a known density."""
+
+    n: Count = Field(10_000, description="Number of training points; as many again, up to 10,000, are held out.")
+    seed: Seed = Field(0, description="Seed of the points, which are the same in every run whatever the run's seed.")
 
 
 class Celeba(Section):

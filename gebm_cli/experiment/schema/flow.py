@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gebm_cli.core.two_sample.names import NO_BANDWIDTH, KernelName
 from gebm_cli.experiment.schema.common import Count, NonNegative, Positive, Section
-from gebm_cli.experiment.schema.data import Toy
+from gebm_cli.experiment.schema.data import ToyLaw
 
 
 class NormalSource(Section):
@@ -21,7 +21,11 @@ class NormalSource(Section):
     std: Positive = Field(1.0, description="The standard deviation of every coordinate.")
 
 
-Source = Annotated[NormalSource | Toy, Field(discriminator="kind")]
+class ToySource(ToyLaw):
+    """Particles start as draws of a toy's law, with the flow's seed."""
+
+
+Source = Annotated[NormalSource | ToySource, Field(discriminator="kind")]
 
 
 class Flow(Section):
@@ -91,6 +95,8 @@ class Flow(Section):
             raise ValueError(f"flow.bandwidth: the {self.kernel} kernel has none; leave it out")
         if self.n_features is not None and (self.divergence != "kale" or self.kernel != "gaussian"):
             raise ValueError("flow.n_features: is for divergence: kale with the gaussian kernel; leave it out")
+        if self.n_features is not None and (self.n_features % 2 or isinstance(self.bandwidth, tuple)):
+            raise ValueError("flow.n_features: needs an even number of features, and a single bandwidth")
         if self.space == "latent" and self.source != NormalSource(kind="normal"):
             raise ValueError("flow.source: in space: latent the particles start at draws of the prior; leave it out")
         if self.space == "data" and self.features != "pixels":
