@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COMMANDS = "train-base train-energy sample evaluate-fid evaluate-kid two-sample-test verdict validate runs".split()
+COMMANDS = (
+    "train-base train-energy sample evaluate-fid evaluate-kid two-sample-test divergence flow verdict validate new show runs"
+).split()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
