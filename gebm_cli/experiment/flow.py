@@ -229,7 +229,8 @@ def _move(job: FlowJob, scene: Scene, descent: Descent, folder: Path, report: Re
             left = keys.n_steps - state.step
             return run_flow(descent, state, left, keys.step_control, noise, job.seed, on_step), path
         except DivergedError as error:
-            raise DivergedError(f"{job.out}: {error}: `{job.resume} flow.step_size=...`") from None
+            again = f": `{job.resume} flow.step_size=...`" if "step size" in str(error) else ""
+            raise DivergedError(f"{job.out}: {error}{again}") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- the set
