@@ -20,7 +20,7 @@ from gebm_cli.experiment.run import Run
 from gebm_cli.experiment.score_checks import require_alike, require_comparable, require_enough, require_one_size
 from gebm_cli.experiment.score_checks import require_flags as require_score_flags
 from gebm_cli.experiment.score_job import Begin, network_of, reader, settings_of
-from gebm_cli.experiment.sides import side_of, standardised
+from gebm_cli.experiment.sides import matched_columns, side_of, standardised
 from gebm_cli.experiment.two_sample_drawing import draw_matrix, draw_test
 from gebm_cli.experiment.two_sample_job import TwoSampleJob, is_settled, require_files, require_fit, require_testable
 from gebm_cli.experiment.two_sample_plans import predicted, relative
@@ -73,6 +73,7 @@ def compare_sets(
     job = settle(job, owner)
     require_fit(job)
     require_alike(job.scores, sources)
+    sources[1:] = [matched_columns(sources[0], other) for other in sources[1:]]
     require_testable(job, sources)
     # Pixels, or a classifier that would be learned first: either needs one size.
     if job.scores.features is None and owner is None:

@@ -300,3 +300,12 @@ def test_scale_of_the_data_does_not_matter_to_the_energy_kernel(gebm, tmp_path) 
         for s in ((x, z), small)
     ]
     assert p[0] == p[1] < 0.01
+
+
+def test_tables_are_matched_by_the_names_of_their_columns(gebm, tmp_path) -> None:
+    """The same law with its columns in another order: no difference, and a note; by their places they would differ."""
+    rows = np.random.default_rng(0).normal([0.0, 5.0], 1.0, (160, 2))
+    np.savetxt(tmp_path / "a.csv", rows[:80], delimiter=",", header="low,high", comments="")
+    np.savetxt(tmp_path / "b.csv", rows[80:, ::-1], delimiter=",", header="high,low", comments="")
+    result = gebm("two-sample-test", tmp_path / "a.csv", tmp_path / "b.csv", "--permutations", 99, "--json")
+    assert not found(result)["reject"] and "matched by their names" in result.err
