@@ -135,13 +135,19 @@ def read_flow(out: Path, overrides: Mapping[str, str]) -> FlowJob:
     in_a_run = (out.absolute().parent.parent / "record.yaml").is_file()
     try:
         run = open_run(out.parent.parent if in_a_run else Path(saved["run_path"]))
-        return FlowJob(run, Flow.model_validate({**saved["flow"], **overrides}), saved["seed"], out)
+        job = FlowJob(run, Flow.model_validate({**saved["flow"], **overrides}), saved["seed"], out)
     except ValidationError as error:
         first = error.errors()[0]
         where = "flow." + ".".join(map(str, first["loc"])) if first["loc"] else "flow"
         raise UsageError(f"--resume {out}: {where}: got '{first['input']}': {first['msg']}") from None
     except (KeyError, TypeError):
         raise UsageError(f"{path}: does not describe a flow; remove {path.parent} and start the flow again") from None
+    begun = load_state(path.parent, torch.device("cpu")) if "n_steps" in overrides else None
+    if begun is not None and begun[0].step > job.keys.n_steps:
+        raise UsageError(
+            f"override 'flow.n_steps': {job.keys.n_steps} steps, but {begun[0].step} are done; give at least as many"
+        )
+    return job
 
 
 # ------------------------------------------------------------------------------------------------------------ the flow
@@ -227,10 +233,13 @@ def _move(job: FlowJob, scene: Scene, descent: Descent, folder: Path, report: Re
         noise = Noise(keys.noise_std, keys.noise_schedule, keys.n_steps) if keys.noise_std else None
         try:
             left = keys.n_steps - state.step
-            return run_flow(descent, state, left, keys.step_control, noise, job.seed, on_step), path
+            state = run_flow(descent, state, left, keys.step_control, noise, job.seed, on_step)
         except DivergedError as error:
             again = f": `{job.resume} flow.step_size=...`" if "step size" in str(error) else ""
             raise DivergedError(f"{job.out}: {error}{again}") from None
+    if path.steps[-1] != state.step:  # an end that was no moment of the flow as it was begun
+        keep(state, descent.at(state.particles, state.start))
+    return state, path
 
 
 # ------------------------------------------------------------------------------------------------------------- the set

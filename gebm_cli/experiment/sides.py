@@ -71,11 +71,12 @@ def shared_draws(a: Side, b: Side) -> list[str]:
         return [
             f"{told} with the same random numbers, and are taken for independent; give one another seed, such as {again}"
         ]
-    if x.stream is None or y.stream is None or x.stream == y.stream or x.stream[2:] != y.stream[2:]:
+    # Base draws, chains and flows of one seed have streams of their own, so only sets of one kind share them.
+    if x.stream is None or y.stream is None or x.stream == y.stream or x.stream[1:] != y.stream[1:]:
         return []
     return [
         f"{told} by two runs with one seed, so from the same latents, and are taken for independent; draw one of them again "
-        "with another --seed of `gebm sample`"
+        f"with another seed{_next_seed(y.stream)}"
     ]
 
 

@@ -182,7 +182,8 @@ def test_the_fast_kernels_take_no_graph(monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", None)
     for kernel in KERNELS:
         if "Laplace" not in str(kernel):
-            _field(kernel).value_and_grad(_normal(3, 3, 8))
+            value, gradient = _field(kernel).value_and_grad(_normal(3, 3, 8))
+            assert value.isfinite().all() and gradient.isfinite().all()
 
 
 def test_kernels_of_a_mean_share_their_distances(monkeypatch):

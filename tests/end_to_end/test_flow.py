@@ -246,6 +246,27 @@ def test_a_damaged_order_or_state_is_a_sentence(plane):
     assert plane(*words).code == 0
 
 
+def test_a_flow_ends_where_it_was_stopped_if_asked_to(plane):
+    """Stopped after 9 of 30 steps, which is no moment of its path: fewer steps are refused, 9 are its end, with a value there."""
+    from gebm_cli.experiment import flow
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "SAVE_EVERY_S", -1.0)
+        told = flow.run_flow
+
+        def stops(descent, state, left, *rest):
+            told(descent, state, 9, *rest)
+            raise KeyboardInterrupt
+
+        patch.setattr(flow, "run_flow", stops)
+        assert plane("flow", "plane.yaml").code == 130
+    words = ("flow", "--resume", "runs/plane-001/samples/mmd-flow-001")
+    refused(plane(*words, "flow.n_steps=8"), "8 steps, but 9 are done")
+    ended = found(plane(*words, "flow.n_steps=9", "--json"))
+    assert ended["step"] == 9 and ended["sliced_w1"]["curve"][-1][0] == 9
+    assert ended["value"]["end"] < ended["value"]["start"]
+
+
 def test_data_without_a_held_out_part_have_no_distance_to_it(plane):
     """An array with held_out 0: no sliced W1, and the particles of images are images without latents."""
     np.save("im.npy", np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8))
