@@ -14,6 +14,7 @@ from torch import nn
 from gebm_cli.core.data.dataset import Dataset
 from gebm_cli.core.device import make_generator, peak_memory_mb
 from gebm_cli.core.models.networks import Energy, count_parameters
+from gebm_cli.core.objectives.kale import Kale
 from gebm_cli.core.parallel import Share
 from gebm_cli.core.training.loop import Callbacks, Training
 from gebm_cli.core.training.memory import estimate
@@ -44,7 +45,7 @@ from gebm_cli.experiment.plugins import require_allowed
 from gebm_cli.experiment.run import Run, all_runs, create_run
 from gebm_cli.experiment.schema import Experiment
 from gebm_cli.experiment.stopping import stop_signals
-from gebm_cli.experiment.training_scores import build_rule, build_watch, closing_figures, log_partition
+from gebm_cli.experiment.training_scores import Monitor, build_rule, build_watch, closing_figures, log_partition
 
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -132,7 +133,8 @@ def train(
         total = training.schedule.steps
         report(training.step, total, {})
         with stop_signals() as stopped:
-            callbacks = _callbacks(run, stage, training, entry, report, world, stopped)
+            monitor = _monitor(run, training, dataset) if world.first else dict
+            callbacks = _callbacks(run, stage, training, entry, report, world, stopped, monitor)
             _run(training, callbacks, run, stage)
         if not world.first:
             return {"step": training.step}
@@ -155,6 +157,7 @@ def _callbacks(
     report: Report,
     world: World,
     stopped: Callable[[], bool],
+    monitor: Callable[[], dict[str, float]],
 ) -> Callbacks:
     """What the loop tells the outside: nothing is written but by the first process, and all stop together."""
     share = training.method.share
@@ -182,7 +185,14 @@ def _callbacks(
     def keep(name: str) -> Callable[[int, dict[str, Any]], None]:
         return lambda step, state: write_checkpoint(folder / name, stage, step, state | {"experiment": experiment})
 
-    return Callbacks(log, save, keep(BEST), keep("diverged.pt"), should_stop)
+    return Callbacks(log, monitor, save, keep(BEST), keep("diverged.pt"), should_stop)
+
+
+def _monitor(run: Run, training: Training, dataset: Dataset) -> Callable[[], dict[str, float]]:
+    """KALE and log Z on the way, at every checkpoint; nothing where the critic is no energy."""
+    if training.direct is not None or (training.train_base and not isinstance(training.method.objective, Kale)):
+        return dict
+    return Monitor(training, dataset, run.seed)
 
 
 def _load_best(training: Training, run: Run, stage: str) -> None:

@@ -25,6 +25,7 @@ from gebm_cli.experiment.schema import Experiment, TrainBase, TrainEnergy
 
 Points = Tensor | LazyImages
 KID_SAMPLES = 1000
+MONITORED = 1000
 LOG_PARTITION_SAMPLES = 10_000  # while training; the closing figures take n_log_partition
 
 
@@ -43,25 +44,25 @@ def build_watch(experiment: Experiment, training: Training, dataset: Dataset, se
     else:
         data, density = validation_of(dataset), keys.keep_best == "nll"
 
-        def score(training: Training) -> float:
+        def score(training: Training) -> Estimate:
             return _likelihood_score(training, data, density, seed)
 
     return Watch(f"watched_{keys.keep_best}", keys.score_every, score, larger_is_better=keys.keep_best == "kale")
 
 
-def _likelihood_score(training: Training, data: Points, density: bool, seed: int) -> float:
+def _likelihood_score(training: Training, data: Points, density: bool, seed: int) -> Estimate:
     """NLL of the base or of the GEBM, or KALE, on `data`; the same latents estimate log Z every time."""
     base = training.result_base().eval()
     try:
         if training.train_base:
-            return nll(base, None, data, training.generator.device).value
+            return nll(base, None, data, training.generator.device)
         training.energy.eval()
         if density and isinstance(training.energy.network, DensityRatio):  # log Z is known
-            return nll(base, training.energy, data, training.generator.device).value
+            return nll(base, training.energy, data, training.generator.device)
         log_z = log_partition(training, LOG_PARTITION_SAMPLES, make_seed(seed, training))
         if density:
-            return nll(base, training.energy, data, training.generator.device, log_z).value
-        return -energies(training.energy, data, training.generator.device).mean().item() - log_z.value
+            return nll(base, training.energy, data, training.generator.device, log_z)
+        return kale_of(energies(training.energy, data, training.generator.device), log_z)
     finally:
         training.base.train(training.train_base)
         training.energy.train()
@@ -71,17 +72,19 @@ def make_seed(seed: int, training: Training) -> torch.Generator:
     return make_generator(seed, "watch", device=training.generator.device)
 
 
-def _kid_score(experiment: Experiment, training: Training, dataset: Dataset, seed: int) -> Callable[[Training], float]:
+def _kid_score(
+    experiment: Experiment, training: Training, dataset: Dataset, seed: int
+) -> Callable[[Training], Estimate]:
     device = training.generator.device
     features = build_features(experiment.evaluate.features, dataset, None, device)
     reference = features(_some(validation_of(dataset), KID_SAMPLES, seed))
 
-    def score(training: Training) -> float:
+    def score(training: Training) -> Estimate:
         generator = make_seed(seed, training)
         base = training.result_base()
         fake = samples(base, training, KID_SAMPLES, generator, dataset.is_images)
         base.train(training.train_base and base is training.base)
-        return kid(features(fake), reference).value
+        return kid(features(fake), reference)
 
     return score
 
@@ -164,6 +167,47 @@ def nll(
     return negative_log_likelihood(log_density, data, 0.0 if exact else log_z.standard_error)  # type: ignore[union-attr]
 
 
+def kale_of(e: Tensor, log_z: LogMeanExp) -> Estimate:
+    """KALE in its Donsker-Varadhan form, -mean E - log Z, of energies (n,) at data; its error is that of both terms."""
+    error = e.std().item() / len(e) ** 0.5 if len(e) > 1 else math.nan
+    return Estimate(-e.mean().item() - log_z.value, math.hypot(error, log_z.standard_error))
+
+
+def _named(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_standard_error": estimate.standard_error}
+
+
+class Monitor:
+    """KALE on some training and held-out points and log Z of the networks as they are, told on the way and never acted on.
+
+    Every call takes the same points and latents, from streams of its own, so that the curve has no noise between its points and
+    training is not changed.
+    """
+
+    def __init__(self, training: Training, dataset: Dataset, seed: int) -> None:
+        self.training, self.seed = training, seed
+        self.splits = {
+            f"kale_{name}": _some(points, MONITORED, seed)
+            for name, points in (("train", dataset.train), ("held_out", dataset.held_out))
+            if len(points) > 1
+        }
+
+    def __call__(self) -> dict[str, float]:
+        """`kale_train`, `kale_held_out` and `log_partition_estimate`, each with its standard error."""
+        training = self.training
+        device = training.generator.device
+        training.base.eval(), training.energy.eval()
+        try:
+            log_z = log_partition(training, MONITORED, make_generator(self.seed, "monitor", device=device))
+            found = _named("log_partition_estimate", Estimate(log_z.value, log_z.standard_error))
+            for name, points in self.splits.items():
+                found |= _named(name, kale_of(energies(training.energy, points, device), log_z))
+            return found
+        finally:
+            training.base.train(training.train_base)
+            training.energy.train()
+
+
 def closing_figures(training: Training, dataset: Dataset, n: int, seed: int) -> dict[str, float]:
     """Figures of the networks that a stage ended with.
 
@@ -191,9 +235,7 @@ def closing_figures(training: Training, dataset: Dataset, n: int, seed: int) -> 
             continue
         if energy is not None and log_z is not None:
             e = energies(energy, data, device)
-            figures[f"kale_{split}"] = -e.mean().item() - log_z.value
-            figures[f"kale_{split}_standard_error"] = math.hypot(e.std().item() / len(e) ** 0.5, log_z.standard_error)
+            figures |= _named(f"kale_{split}", kale_of(e, log_z))
         if has_density(base):
-            estimate = nll(base, energy, data, device, log_z)
-            figures |= {f"nll_{split}": estimate.value, f"nll_{split}_standard_error": estimate.standard_error}
+            figures |= _named(f"nll_{split}", nll(base, energy, data, device, log_z))
     return figures

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gebm_cli.core.data.dataset import Minibatches
 from gebm_cli.core.device import random_state, set_random_state
+from gebm_cli.core.mmd import Estimate
 from gebm_cli.core.models.networks import Energy
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.objectives.kale import Kale
@@ -54,6 +55,7 @@ class Callbacks:
     """What the loop tells the outside. None of them may change the state."""
 
     log: Callable[[int, Metrics], None] = lambda step, metrics: None
+    observe: Callable[[], Metrics] = dict  # figures that are logged with those of a checkpoint
     save: Callable[[int, dict[str, Any]], None] = lambda step, state: None
     keep_best: Callable[[int, dict[str, Any]], None] = lambda step, state: None
     keep_diverged: Callable[[int, dict[str, Any]], None] = lambda step, state: None
@@ -66,7 +68,7 @@ class Watch:
 
     name: str
     every: int
-    score: Callable[[Training], float]
+    score: Callable[[Training], Estimate]
     best: float | None = None
     best_step: int = 0
     larger_is_better: bool = False
@@ -212,12 +214,17 @@ class Training:
         return [group for optimiser in self._optimisers() for group in optimiser.param_groups]
 
     def metrics(self) -> Metrics:
-        """The last losses, read from the device (one synchronisation)."""
+        """The last losses and the norms of the last gradients, read from the device (one synchronisation)."""
+        for name, network in (("critic_grad_norm", self.energy), ("base_grad_norm", self.base)):
+            gradients = [p.grad for p in network.parameters() if p.grad is not None]
+            if gradients:  # else the last ones were those before a checkpoint, which has their norm
+                self._last[name] = torch.nn.utils.get_total_norm(gradients)
         last = dict(self._last)
         if self.direct is None and self.method.objective.learns_constant:
             last["log_partition"] = self.energy.log_partition.detach()
         values = torch.stack([v.to(self.generator.device).double() for v in last.values()]).tolist()
-        return dict(zip(last, values, strict=True)) | {"lr": self._trained_by().param_groups[0]["lr"]}
+        told = dict(zip(last, values, strict=True)) | {"lr": self._trained_by().param_groups[0]["lr"]}
+        return told if self.rule is None else told | self.rule.metrics()
 
     # -------------------------------------------------------------------------------------------------------- running
 
@@ -246,16 +253,16 @@ class Training:
             self._score(callbacks, self.watch)
         save = self.step % schedule.checkpoint_every == 0 or last
         if save or self.step % schedule.log_every == 0:
-            callbacks.log(self.step, self._check(callbacks))
+            callbacks.log(self.step, self._check(callbacks) | (callbacks.observe() if save else {}))
         if save:
             callbacks.save(self.step, self.state_dict())
 
     def _score(self, callbacks: Callbacks, watch: Watch) -> None:
         """Score the networks as they are now, and keep them where no earlier score was better."""
         score = watch.score(self)
-        callbacks.log(self.step, {watch.name: score})
-        if watch.prefers(score):
-            watch.best, watch.best_step = score, self.step
+        callbacks.log(self.step, {watch.name: score.value, f"{watch.name}_standard_error": score.standard_error})
+        if watch.prefers(score.value):
+            watch.best, watch.best_step = score.value, self.step
             callbacks.keep_best(self.step, self.state_dict())
 
     def _check(self, callbacks: Callbacks) -> Metrics:

@@ -79,6 +79,11 @@ class RateRule:
             self.failures = 0
             self.memory = self.memory[-self.keep :]
 
+    def metrics(self) -> dict[str, float]:
+        """The factor of all decays so far, and the p-value of the last comparison where there was one."""
+        p = {} if math.isnan(self.last_p) else {"rule_p_value": self.last_p}
+        return {"rule_multiplier": self.multiplier, **p}
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "memory": [s.as_dict() for s in self.memory],

@@ -11,6 +11,7 @@ from same_bits import equal
 from gebm_cli.core.data.dataset import Minibatches
 from gebm_cli.core.data.toys import toy_dataset
 from gebm_cli.core.device import make_generator, seeded_construction
+from gebm_cli.core.mmd import Estimate
 from gebm_cli.core.models.networks import Energy, mlp
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.objectives.penalties import Penalty
@@ -95,7 +96,10 @@ def test_log_and_checkpoint_come_when_asked():
     training = make(steps=11)
     training.run(Callbacks(log=lambda s, m: logged.append((s, m)), save=lambda s, state: saved.append(s)))
     assert [s for s, _ in logged] == [2, 4, 6, 8, 10, 11] and saved == [4, 8, 11]
-    assert {"kale", "penalty", "base_loss", "log_partition", "lr"} == set(logged[0][1])
+    norms = {"critic_grad_norm", "base_grad_norm"}
+    assert {"kale", "penalty", "base_loss", "log_partition", "lr"} | norms == set(logged[0][1])
+    gradients = torch.cat([p.grad.flatten().double() for p in training.base.parameters()])
+    assert logged[-1][1]["base_grad_norm"] == pytest.approx(gradients.square().sum().sqrt().item(), rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint():
@@ -220,7 +224,7 @@ SCORES = {0: 5.0, 4: 3.0, 8: 4.0, 11: 3.5}
 
 def watched(scores=SCORES, steps=11):
     """A training with scores that depend on the step alone."""
-    return make(steps=steps, watch=Watch("score", 4, lambda training: scores[training.step]))
+    return make(steps=steps, watch=Watch("score", 4, lambda training: Estimate(scores[training.step], 0.5)))
 
 
 def test_watch_scores_at_the_start_at_intervals_and_at_the_end():
