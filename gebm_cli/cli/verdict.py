@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from gebm_cli.cli.evaluate import FeaturesOption, Weights, check_features
-from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, record_score, resolve
-from gebm_cli.cli.progress import Counter, progress
+from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, record_scores, resolve
+from gebm_cli.cli.progress import Counter, Quiet, progress
 from gebm_cli.experiment.run import newest_run, runs_root
 
 
@@ -33,6 +33,7 @@ def verdict(
     features: FeaturesOption = None,
     weights: Weights = None,
     device: Device = "auto",
+    quiet: Quiet = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -43,13 +44,14 @@ def verdict(
     check_features(features)
     chosen = open_named_run(run, runs_dir) or newest_run(runs_root(runs_dir), "train-energy")
     from gebm_cli.experiment import inputs, scoring
+    from gebm_cli.experiment.sample_sets import newest_sample_set
 
     where = resolve(device)
     root = runs_root(runs_dir)
     draws, refined = (
         inputs.read_input(name, root, chosen)
         if name
-        else inputs.read_sample_set(inputs.newest_sample_set(chosen, base=of_base))
+        else inputs.read_sample_set(newest_sample_set(chosen, base=of_base))
         for name, of_base in ((base, True), (gebm, False))
     )
     splits = {name: inputs.split_of(chosen, name) for name in inputs.SPLITS}
@@ -72,7 +74,7 @@ def verdict(
         "references": scoring.verdict(extracted[0], extracted[1], references),
     }
     print_result(result, json, _table(result))
-    record_score(chosen, {"metric": "verdict", **result}, "verdict")
+    record_scores([(chosen, {"metric": "verdict", **result}, "verdict")])
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -149,8 +149,10 @@ def _assemble(
         described |= _watched(folder, jobs)
     if scorer is not None:
         described["track"] = scorer.describe() | {"scores": _track(folder, jobs, scorer, found.seconds, begin)}
+    training = dataset_at_hand(order.run.experiment)
+    at_hand = None if isinstance(training, str) else training
+    sampleset.keep_shown(folder, jobs.gebm, kept, torch.cat(found.energies), at_hand, order.seed)
     if is_images(writer.first):
-        training = dataset_at_hand(order.run.experiment)
         if isinstance(training, str):
             warn(f"nearest.png is left out: {training}")
         elif isinstance(training.train, LazyImages) and len(training.train) > sampleset.MOST_DECODED:

@@ -19,11 +19,11 @@ from gebm_cli.core.data.image_sets import ImageSet
 from gebm_cli.core.data.images import read_array, read_folder
 from gebm_cli.core.data.tables import read_table
 from gebm_cli.core.data.toys import FIRST
-from gebm_cli.errors import GebmError, UsageError
+from gebm_cli.errors import UsageError
 from gebm_cli.experiment.build import build_dataset
-from gebm_cli.experiment.files import read_yaml
 from gebm_cli.experiment.places import places, require_finished
 from gebm_cli.experiment.run import Run, open_run
+from gebm_cli.experiment.sample_sets import describe_sample_set, kind_of, newest_sample_set
 from gebm_cli.experiment.schema.data import Cifar10, Digits, Toy, ToyName
 
 TOYS: tuple[ToyName, ...] = get_args(ToyName)
@@ -200,14 +200,6 @@ def _read_dir(path: Path, text: str) -> Input:
     return Input(text, read_folder(str(path))[0])
 
 
-def describe_sample_set(path: Path) -> dict[str, Any]:
-    """How a sample set was drawn, from its sample.yaml."""
-    described = read_yaml(path / "sample.yaml")
-    if not isinstance(described, dict):
-        raise GebmError(f"{path / 'sample.yaml'}: does not describe a sample set; it was changed by hand")
-    return described
-
-
 def read_sample_set(path: Path) -> Input:
     """The samples that `gebm sample` wrote, with their run where it is still there."""
     described = describe_sample_set(path)
@@ -217,26 +209,5 @@ def read_sample_set(path: Path) -> Input:
     archive = path / "samples.npz"
     data = read_array(str(archive))[0] if archive.is_file() else read_folder(str(path))[0]
     # Base draws, chains and flows have streams of their own at one seed.
-    kind = "base" if described.get("sampler") == "none" else "flow" if "flow" in described else "chains"
-    stream = (str(described.get("run_path")), kind, described.get("seed"))
+    stream = (str(described.get("run_path")), kind_of(described), described.get("seed"))
     return Input(f"{opened.name}/{path.name}" if opened and in_a_run else str(path), data, opened, stream=stream)
-
-
-def newest_sample_set(run: Run, base: bool | None = None) -> Path:
-    """The newest sample set of a run; with `base`, the newest drawn from the base alone (True) or by a chain (False), no flow's.
-
-    Raises:
-        UsageError: there is none.
-    """
-    found = []
-    for path in (run.path / "samples").glob("[!.]*/sample.yaml"):
-        described = describe_sample_set(path.parent)
-        is_base = described.get("sampler") == "none"
-        if base is None or (is_base == base and "flow" not in described):
-            found.append((path.stat().st_mtime, path.parent))
-    if not found:
-        option = " --sampler none" if base else ""
-        raise UsageError(
-            f"{run.path}: has no {'base ' if base else ''}samples yet; `gebm sample --run {run.name}{option}` draws some"
-        )
-    return max(found)[1]

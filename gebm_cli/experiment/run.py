@@ -64,7 +64,7 @@ class Run:
         if not sessions:
             return None
         last = dict(sessions[-1])
-        if last["status"] == "running" and not self._locked():
+        if last["status"] == "running" and not self.is_locked():
             last["status"] = "crashed"
         return last
 
@@ -83,7 +83,7 @@ class Run:
         The record lists the scores too; while it is locked, the process that holds it adds them at its end.
         """
         path = make_numbered(self.path / "evaluation", stem, ".yaml")
-        write_yaml(path, score)
+        write_yaml(path, score | {"argv": command_line(), "written": _now()})
         with suppress(UsageError), self.lock():
             self._write_record(self.record())
         return path
@@ -111,7 +111,7 @@ class Run:
                 f"{self.path}: another gebm process is writing to this run; wait for it, or start a run of its own"
             ) from None
 
-    def _locked(self) -> bool:
+    def is_locked(self) -> bool:
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 return False
@@ -127,11 +127,9 @@ class Run:
             entry = {
                 "stage": stage,
                 "status": "running",
-                "argv": ["gebm", *sys.argv[1:]],
-                "start": _now(),
                 "seed": self.seed,
                 "device": device,
-                **provenance(),
+                **provenance("start"),
             }
             record = self.record()
             record["stages"].append(entry)
@@ -251,12 +249,21 @@ def find_run(root: Path, name: str) -> Run:
     Raises:
         UsageError: there is none; the message lists the newest ones there are.
     """
+    return open_run(find_run_folder(root, name, "--run "))
+
+
+def find_run_folder(root: Path, name: str, flag: str = "") -> Path:
+    """The folder of the run of that name below `root`, or at that path, whether it can be read or not.
+
+    Raises:
+        UsageError: there is none; the message lists the newest ones there are.
+    """
     for path in (Path(name), root / name):
         if (path / "record.yaml").is_file():
-            return open_run(path)
+            return path
     known = [run.name for run in all_runs(root)][-5:]
     have = f"the newest here: {', '.join(known)}" if known else f"there are none in {root}"
-    raise UsageError(f"--run {name}: no such run; {have}")
+    raise UsageError(f"{flag}{name}: no such run; {have}")
 
 
 def newest_run(root: Path, stage: str, experiment: str | None = None) -> Run:
@@ -284,10 +291,21 @@ def newest_run(root: Path, stage: str, experiment: str | None = None) -> Run:
 # ---------------------------------------------------------------------------------------------------------- provenance
 
 
-def provenance() -> dict[str, Any]:
-    """Machine, versions and, inside a git checkout, the commit and whether it was changed."""
+def command_line() -> list[str]:
+    """What was typed."""
+    return ["gebm", *sys.argv[1:]]
+
+
+def provenance(moment: str = "written") -> dict[str, Any]:
+    """Time (as `moment`), command line, machine, versions and, inside a git checkout, the commit and whether it was changed."""
     packages = {name: version(name) for name in ("gebm-cli", "torch", "numpy")}
-    return {"host": platform.node(), "versions": {"python": platform.python_version(), **packages}, "git": _git()}
+    return {
+        moment: _now(),
+        "argv": command_line(),
+        "host": platform.node(),
+        "versions": {"python": platform.python_version(), **packages},
+        "git": _git(),
+    }
 
 
 def _git() -> dict[str, Any] | None:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gebm_cli.core.data.dataset import Dataset, is_images, to_uint8
+from gebm_cli.core.data.dataset import Dataset, is_images, to_float, to_uint8
+from gebm_cli.core.device import make_generator
 from gebm_cli.core.evaluation.neighbours import nearest
 from gebm_cli.core.sampling.potential import LatentPotential
 from gebm_cli.experiment.build import Gebm
@@ -20,6 +21,9 @@ from gebm_cli.experiment.watching import recorded_steps, traces
 N_POINTS = 2000
 N_FRAMES = 25
 N_TYPICAL = 200
+N_SHOWN = 36  # chains in the film of a report
+N_SHOWN_POINTS = 1000
+N_ENERGIES = 1000  # of data and base, for the histogram of energies
 MOST_DECODED = 250_000  # training images that are decoded anew for one picture
 
 
@@ -96,6 +100,31 @@ def chain_pictures(
     save_chain(folder / "chain.gif", [(step, data[:n]) for step, data in shown])
     energies = torch.stack([potential.energy_at(z)[:keep].cpu() for _, z in frames], 1)
     save_chain_grid(folder / "chains.png", shown, energies)
+
+
+@torch.no_grad()
+def keep_shown(
+    folder: Path, gebm: Gebm, frames: list[tuple[int, Tensor]], energies: Tensor, data: Dataset | None, seed: int
+) -> None:
+    """shown.npz: what a report draws of the set. `steps` and `frames` of the first chains, as they are stored; energies of the
+    `samples`, of draws of the `base`, and of `train` and `held_out` data where the data set is at hand."""
+    shown = [decode(gebm, z) for _, z in frames]
+    n = N_SHOWN if is_images(shown[0]) else N_SHOWN_POINTS
+    film = torch.stack([points[:n] for points in shown])
+    arrays = {"steps": torch.tensor([step for step, _ in frames]), "samples": energies[: 5 * N_ENERGIES]}
+    arrays["frames"] = film.permute(0, 1, 3, 4, 2) if film.dim() == 5 else film
+    if gebm.energy is not None:
+        device = frames[0][1].device
+        prior = gebm.prior.sample(N_ENERGIES, make_generator(seed, "energies of the base", device=device))
+        arrays["base"] = torch.cat([gebm.energy(gebm.base(z)) for z in prior.split(250)])
+        splits = {} if data is None else {"train": data.train, "held_out": data.held_out}
+        for name, points in splits.items():
+            some = torch.randperm(len(points), generator=make_generator(seed, "energies of data"))[:N_ENERGIES]
+            parts = [
+                gebm.energy(to_float(points[rows].to(device))) for rows in some.sort().values.split(250) if len(rows)
+            ]
+            arrays |= {name: torch.cat(parts)} if parts else {}
+    np.savez_compressed(folder / "shown.npz", **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
 
 
 def trace_picture(

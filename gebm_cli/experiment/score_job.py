@@ -15,10 +15,11 @@ from gebm_cli.core.progress import Steps
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.distributed import World
 from gebm_cli.experiment.extraction import from_file
-from gebm_cli.experiment.inputs import Input, newest_sample_set, read_sample_set, split_of
+from gebm_cli.experiment.inputs import Input, read_sample_set, split_of
 from gebm_cli.experiment.known import Known
 from gebm_cli.experiment.metrics import Asked
 from gebm_cli.experiment.run import Run, newest_run
+from gebm_cli.experiment.sample_sets import newest_sample_set
 from gebm_cli.experiment.scored_inputs import Reading, holds_images, read_scored
 from gebm_cli.experiment.scoring import choose_features
 

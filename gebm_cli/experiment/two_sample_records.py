@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gebm_cli.core.device import make_generator
@@ -24,6 +25,7 @@ from gebm_cli.experiment.scored_inputs import describe_side
 from gebm_cli.experiment.two_sample_job import TwoSampleJob, coarse_p
 from gebm_cli.experiment.two_sample_warnings import of_finding, of_sides
 
+NULL_BINS = 40
 CONFIDENCE, NORMAL_95 = 0.95, 1.959964
 EFFECT_ROWS = 10_000  # of each side, for the effect size and the witness: the time of a test grows with their square
 
@@ -52,6 +54,7 @@ def tested(
         "n_trained_on": list(finding.n_train) if finding.n_train else None,
         **finding.chosen,
         "n_permutations": len(outcome.null),
+        "null_histogram": _histogram(outcome.null),
         "stopped_early": outcome.stopped_early,
         "effect": _effect(finding) if common is None else _effect_by(common, a, b, finding),
         "standardised": job.standardise,
@@ -65,6 +68,14 @@ def tested(
             f"{a.name} and {b.name}: so few samples have few relabellings, and p cannot be below {least:.2g}"
         )
     return finding, record | {"warnings": warnings}
+
+
+def _histogram(null: Tensor) -> dict[str, Any]:
+    """The relabelled values in equal bins from the least to the largest, for pictures to come."""
+    values = null.double()
+    low, high = values.min().item(), values.max().item()
+    counts = torch.histc(values, bins=NULL_BINS, min=low, max=high) if high > low else torch.tensor([len(values)])
+    return {"low": low, "high": high, "counts": [int(count) for count in counts], "n": len(values)}
 
 
 def _found(job: TwoSampleJob, a: Side, b: Side, begin: Begin, pair: tuple[int, ...]) -> Finding:

@@ -88,7 +88,7 @@ def test_sample_writes_images_pictures_and_its_recipe(here, capsys):
     assert (got["n_samples"], got["beta"], got["friction"], got["sampler"], got["seed"]) == (30, 100.0, 0.2, "kla", 5)
     out = Path(got["out"])
     pictures = ["chain.gif", "chains.png", "extremes.png", "grid.png", "nearest.png", "trace.png"]
-    assert sorted(os.listdir(out)) == sorted([*pictures, "images", "latents.npy", "sample.yaml"])
+    assert sorted(os.listdir(out)) == sorted([*pictures, "images", "latents.npy", "sample.yaml", "shown.npz"])
     assert len(os.listdir(out / "images")) == 30
     assert Image.open(out / "images/000000.png").size == (8, 8)
     assert Image.open(out / "chain.gif").n_frames == 6

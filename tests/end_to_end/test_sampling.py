@@ -35,7 +35,7 @@ BASE = ["train_base.steps=20", "train_base.checkpoint_every=20"]
 ENERGY = ["train_energy.steps=20", "train_energy.checkpoint_every=20", "train_energy.n_log_partition=500"]
 QUICK = ["--n-samples", "40", "--n-steps", "4", "sample.block_size=20"]
 ALONE = "sample.diagnose=false"  # without the watched chains
-WHEN = ("seconds", "ess_per_second", "host", "versions", "git")  # what two equal sets may differ in
+WHEN = ("seconds", "ess_per_second", "written", "argv", "host", "versions", "git")  # what two equal sets may differ in
 
 
 @pytest.fixture(scope="module")

@@ -152,6 +152,8 @@ def test_a_score_is_kept_while_another_process_trains_and_listed_when_it_ends(ru
     """The score's own file is written at once; the record lists it when the lock is free again."""
     with run.session("train-base", "cpu"):
         run.add_score({"metric": "kid", "value": 1.0}, "kid")
-        assert run.scores() == [{"metric": "kid", "value": 1.0}] and run.record()["scores"] == []
+        (score,) = run.scores()
+        assert (score["metric"], score["value"]) == ("kid", 1.0) and run.record()["scores"] == []
+        assert score["argv"][0] == "gebm" and score["written"].startswith("20")
     run.add_score({"metric": "fid", "value": 2.0}, "fid")
     assert [s["metric"] for s in run.record()["scores"]] == ["kid", "fid"]
