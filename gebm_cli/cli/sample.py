@@ -20,10 +20,11 @@ from gebm_cli.cli.options import (
     RunsDir,
     open_named_run,
     print_result,
+    refresh_report,
     resolve,
     split_arguments,
 )
-from gebm_cli.cli.progress import phases
+from gebm_cli.cli.progress import Quiet, phases
 from gebm_cli.cli.sweep import (
     Flags,
     combinations,
@@ -109,6 +110,7 @@ def sample(
     list_: Annotated[bool, typer.Option("--list", help="List all samplers and exit.")] = False,
     device: Device = "auto",
     allow_plugins: AllowPlugins = False,
+    quiet: Quiet = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -268,6 +270,7 @@ def _finish_sweep(run: Run, results: list[dict[str, Any]], comparing: bool, json
     table: dict[str, Any] = {"run": run.name, "sets": results}
     files = keep_comparison(run, results, "compare" if comparing else "sweep")
     print_result(table | {"files": files}, json, f"{sweep_table(results)}\n{', '.join(files)}")
+    refresh_report(run)
     failed = [r["label"] for r in results if "error" in r]
     if failed:
         raise GebmError(
@@ -279,6 +282,7 @@ def _finish(order: Order, scorer: Scorer, allow_plugins: bool, json: bool) -> No
     result = _drawn(order, scorer, allow_plugins)
     if _world().first:
         print_result(result, json, describe_sampler(result))
+        refresh_report(order.run)
 
 
 def _drawn(order: Order, scorer: Scorer, allow_plugins: bool) -> dict[str, Any]:
@@ -286,9 +290,10 @@ def _drawn(order: Order, scorer: Scorer, allow_plugins: bool) -> dict[str, Any]:
     from gebm_cli.experiment.drawing import draw
 
     tracker = scorer if order.keys.track and order.keys.sampler != "none" else None
-    with phases(order.out.name) as begin:
+    with phases(order.out.name, panel=True) as begin:
         described = draw(order, scorer.device, begin, _warn, allow_plugins, tracker, _world())
-    hidden = ("run_path", "host", "versions", "git", "device")
+        begin.conclude(described.get("verdict", "").partition(":")[0])
+    hidden = ("run_path", "host", "versions", "git", "device", "argv", "written")
     return {"out": str(order.out), "beta": None, "friction": None} | {
         k: v for k, v in described.items() if k not in hidden
     }

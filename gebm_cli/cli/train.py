@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +26,7 @@ from gebm_cli.cli.options import (
     resolve,
     split_arguments,
 )
-from gebm_cli.cli.progress import Report, progress
+from gebm_cli.cli.progress import Quiet, Report, progress, say
 from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.run import Run, newest_run, open_run, runs_root
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from gebm_cli.experiment.distributed import World
 
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run; drawn and recorded when not given.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too, in tensorboard/ of the run.")
+]
 
 FIGURES = ("kale", "kale_train", "kale_held_out", "nll_train", "nll_validation", "nll_held_out")
 
@@ -64,6 +68,8 @@ def train_base(
     run: RunName = None,
     device: Device = "auto",
     allow_plugins: AllowPlugins = False,
+    tensorboard: TensorBoard = False,
+    quiet: Quiet = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -81,6 +87,7 @@ def train_base(
     from gebm_cli.experiment.distributed import join_world
     from gebm_cli.experiment.stages import start_run, train
 
+    _require_event_files(tensorboard)
     where, dataset = resolve(device, exact=False), None
     world = join_world()
     if loaded is not None:
@@ -89,7 +96,7 @@ def train_base(
     if chosen is None:
         raise UsageError("give an experiment file (a new run) or --run RUN (continue that one)")
     work = partial(train, stage="train-base", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
-    _finish("train-base", chosen, json, lambda run, report: work(run, report=report))
+    _finish("train-base", chosen, json, tensorboard, lambda run, report: work(run, report=report))
 
 
 def train_energy(
@@ -99,6 +106,8 @@ def train_energy(
     run: RunName = None,
     device: Device = "auto",
     allow_plugins: AllowPlugins = False,
+    tensorboard: TensorBoard = False,
+    quiet: Quiet = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -119,6 +128,7 @@ def train_energy(
     from gebm_cli.experiment.plugins import require_allowed
     from gebm_cli.experiment.stages import fixed_base_run, train
 
+    _require_event_files(tensorboard)
     where, dataset = resolve(device, exact=False), None
     world = join_world()
     if chosen is None and loaded is not None and not loaded.trains_base:
@@ -136,7 +146,7 @@ def train_energy(
         if world.first and chosen.name != of_base.name:
             print(f"train-energy: another energy, so a new run with the base of {of_base.name}", file=sys.stderr)
     work = partial(train, stage="train-energy", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
-    _finish("train-energy", chosen, json, lambda run, report: work(run, report=report))
+    _finish("train-energy", chosen, json, tensorboard, lambda run, report: work(run, report=report))
 
 
 def _of_first(world: World, make: Callable[[], tuple[Run, Dataset | None]]) -> tuple[Run, Dataset | None]:
@@ -156,13 +166,25 @@ def _of_first(world: World, make: Callable[[], tuple[Run, Dataset | None]]) -> t
     return made if made is not None else (open_run(path), None)
 
 
-def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], dict[str, Any]]) -> None:
-    """Train with progress, then print what came of it; under torchrun the first process speaks."""
+def _finish(
+    stage: str, run: Run, as_json: bool, tensorboard: bool, work: Callable[[Run, Report], dict[str, Any]]
+) -> None:
+    """Train with progress, then print what came of it; under torchrun the first process speaks and writes."""
     if os.environ.get("RANK", "0") != "0":
         work(run, lambda step, total, figures: None)
         return
-    print(f"{stage}: run {run.path}, seed {run.seed}", file=sys.stderr)
-    with progress(f"{stage} {run.name}") as report:
+    say(f"{stage}: run {run.path}, seed {run.seed}")
+    with ExitStack() as open_reports:
+        reports: list[Report] = [open_reports.enter_context(progress(f"{stage} {run.name}", panel=True))]
+        if tensorboard:
+            from gebm_cli.experiment.event_files import event_files
+
+            reports.append(open_reports.enter_context(event_files(run.path, stage)))
+
+        def report(done: int, total: int, figures: dict[str, float]) -> None:
+            for tell in reports:
+                tell(done, total, figures)
+
         result = work(run, report)
     result = {"run": run.name, "stage": stage, "step": result.pop("step"), "status": "completed", **result}
     figures = [f"{name} {result[name]:.4g}" for name in FIGURES if name in result]
@@ -183,6 +205,13 @@ def _finish(stage: str, run: Run, as_json: bool, work: Callable[[Run, Report], d
         f"{run.name}: {stage} completed after {result['step']} steps{': ' if figures else ''}{', '.join(figures)}\n"
         f"next: gebm {following} {run.name}{' --allow-plugins' if run.experiment.base.kind == 'external' else ''}",
     )
+
+
+def _require_event_files(wanted: bool) -> None:
+    if wanted:
+        from gebm_cli.experiment.event_files import require_tensorboard
+
+        require_tensorboard()
 
 
 def _refuse_fixed(stage: str, file: str | None, loaded: Experiment | None, run: Run | None) -> None:
