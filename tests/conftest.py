@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+os.environ["GEBM_REPORT"] = "off"  # a page takes a second; the tests of pages turn it on
 
 import pytest
 import torch

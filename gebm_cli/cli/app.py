@@ -22,6 +22,7 @@ from gebm_cli.cli import (
     evaluate,
     flow,
     new,
+    report,
     runs,
     sample,
     show,
@@ -31,6 +32,7 @@ from gebm_cli.cli import (
     verdict,
 )
 from gebm_cli.cli.completion import no_space_after_open_words
+from gebm_cli.cli.progress import Quiet
 from gebm_cli.errors import GebmError
 
 app = typer.Typer(
@@ -44,10 +46,25 @@ app = typer.Typer(
     pi(z) ~ eta(z) exp(-beta E(B(z))) and pushes it through B, and [bold]evaluate-fid[/], [bold]evaluate-kid[/],
     [bold]two-sample-test[/] and [bold]verdict[/] say whether the samples are closer to the data, and how sure that is;
     [bold]divergence[/] says how far two sets are apart, and [bold]flow[/] moves particles to the data.
+    [bold]report[/] draws a run as one page, [bold]compare[/] sets runs side by side, and [bold]runs[/] lists them;
     [bold]new[/] starts an experiment file, and [bold]show[/] tells what it resolves to.""",
     epilog="Exit codes: 0 done, 1 failed while running, 2 usage or configuration, 3 diverged, 130 interrupted after saving.",
 )
-for module in (train, doctor, sample, evaluate, two_sample_test, divergence, flow, verdict, new, show, validate, runs):
+for module in (
+    train,
+    doctor,
+    sample,
+    evaluate,
+    two_sample_test,
+    divergence,
+    flow,
+    verdict,
+    report,
+    new,
+    show,
+    validate,
+    runs,
+):
     module.register(app)
 no_space_after_open_words()
 
@@ -61,6 +78,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Quiet = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,

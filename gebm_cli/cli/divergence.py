@@ -29,10 +29,10 @@ from gebm_cli.cli.options import (
     RunsDir,
     open_named_run,
     print_result,
-    record_score,
+    record_scores,
     resolve,
 )
-from gebm_cli.cli.progress import phases
+from gebm_cli.cli.progress import Quiet, phases
 from gebm_cli.core.divergences.names import KINDS, Kind
 from gebm_cli.core.two_sample.names import KERNELS
 from gebm_cli.errors import UsageError
@@ -112,6 +112,7 @@ def divergence(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the critic, the directions, and run:. Default 0.")] = 0,
     run: RunName = None,
     device: Device = "auto",
+    quiet: Quiet = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -148,7 +149,7 @@ def divergence(
     for warning in outcome.warnings:
         print(f"gebm: note: {warning}", file=sys.stderr)
     print_result(outcome.as_json(), json, describe(outcome))
-    record_score(outcome.owner, outcome.record, "divergence")
+    record_scores([(outcome.owner, outcome.record, "divergence")])
 
 
 # --------------------------------------------------------------------------------------------------------------- flags

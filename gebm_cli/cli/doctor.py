@@ -15,10 +15,10 @@ from gebm_cli.cli.options import (
     RunsDir,
     open_named_run,
     print_result,
-    record_score,
+    record_scores,
     resolve,
 )
-from gebm_cli.cli.progress import Counter, progress
+from gebm_cli.cli.progress import Counter, Quiet, progress
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.run import Run, newest_run, runs_root
 
@@ -47,6 +47,7 @@ def doctor(
     ] = None,
     device: Device = "auto",
     allow_plugins: AllowPlugins = False,
+    quiet: Quiet = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -66,7 +67,7 @@ def doctor(
         counter = Counter(report, N_PARTS)
         result = examine(chosen, chosen.seed if seed is None else seed, where, beta, counter, allow_plugins)
     print_result(result, json, _table(result))
-    record_score(chosen, {"metric": "doctor", **result}, "doctor")
+    record_scores([(chosen, {"metric": "doctor", **result}, "doctor")])
     if not result["ok"]:
         raise typer.Exit(1)
 

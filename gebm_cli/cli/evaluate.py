@@ -16,10 +16,10 @@ from gebm_cli.cli.options import (
     RunsDir,
     open_named_run,
     print_result,
-    record_score,
+    record_scores,
     resolve,
 )
-from gebm_cli.cli.progress import phases
+from gebm_cli.cli.progress import Quiet, phases
 from gebm_cli.cli.score_text import describe
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.run import runs_root
@@ -154,6 +154,7 @@ def _command(metric: str, what: str) -> Callable[..., None]:
         seed: Seed = None,
         run: RunName = None,
         device: Device = "auto",
+        quiet: Quiet = False,
         json: Json = False,
         runs_dir: RunsDir = None,
     ) -> None:
@@ -193,8 +194,7 @@ def _evaluate(metric: str, given: dict[str, Any]) -> None:
     for warning in outcome.warnings:
         print(f"gebm: note: {warning}", file=sys.stderr)
     print_result(outcome.as_json(), given["json"], describe(outcome))
-    for owner, record in outcome.owned:
-        record_score(owner, record, record["metric"])
+    record_scores((owner, record, record["metric"]) for owner, record in outcome.owned)
 
 
 _PASSED = (

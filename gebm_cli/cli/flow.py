@@ -17,12 +17,13 @@ from gebm_cli.cli.options import (
     Overrides,
     RunName,
     RunsDir,
+    closing_with,
     open_named_run,
     print_result,
     resolve,
     split_arguments,
 )
-from gebm_cli.cli.progress import progress
+from gebm_cli.cli.progress import Quiet, progress, say
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.run import runs_root
@@ -51,6 +52,7 @@ def flow(
     ] = None,
     device: Device = "auto",
     allow_plugins: AllowPlugins = False,
+    quiet: Quiet = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -85,8 +87,8 @@ def flow(
         job = read_flow(resume, {key.partition("=")[0].removeprefix("flow."): key.partition("=")[2] for key in keys})
     else:
         job = begin_flow(loaded, chosen, runs_root(runs_dir), allow_plugins)
-    print(f"flow: run {job.run.path}, seed {job.seed}", file=sys.stderr)
-    with progress(f"flow {job.out.name}") as report:
+    say(f"flow: run {job.run.path}, seed {job.seed}")
+    with progress(f"flow {job.out.name}", panel=True) as report, closing_with(job.run):
         result = go_on(job, resolve(device), report, allow_plugins)
     for warning in result["warnings"]:
         print(f"gebm: note: {warning}", file=sys.stderr)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,13 +90,43 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def record_score(run: Run | None, score: dict[str, Any], stem: str) -> None:
-    """Keep a score in the run its samples belong to. It is printed already, so failing to keep it is a note, not an error."""
-    try:
-        if run is not None:
+def record_scores(scores: Iterable[tuple[Run | None, dict[str, Any], str]]) -> None:
+    """Keep (run, score, stem) in the runs that the samples belong to, then make the pages of these runs anew.
+
+    The scores are printed already, so failing to keep one is a note, not an error.
+    """
+    touched: dict[Path, Run] = {}
+    for run, score, stem in scores:
+        if run is None:
+            continue
+        try:
             run.add_score(score, stem)
-    except (GebmError, OSError) as error:
-        print(f"gebm: note: the result could not be kept in {run.path if run else ''}: {error}", file=sys.stderr)
+            touched[run.path] = run
+        except (GebmError, OSError) as error:
+            print(f"gebm: note: the result could not be kept in {run.path}: {error}", file=sys.stderr)
+    for run in touched.values():
+        refresh_report(run)
+
+
+def refresh_report(run: Run) -> None:
+    """Make the run's page anew, by one process, unless GEBM_REPORT is off; a page that fails is a note, not an error."""
+    if os.environ.get("GEBM_REPORT", "").lower() in ("off", "0", "no", "false") or os.environ.get("RANK", "0") != "0":
+        return
+    from gebm_cli.experiment.report.run_page import write_report
+
+    try:
+        write_report(run.path)
+    except Exception as error:
+        print(f"gebm: note: {run.path / 'report.html'} could not be made: {error}", file=sys.stderr)
+
+
+@contextmanager
+def closing_with(run: Run) -> Iterator[None]:
+    """However the stage within ends, the run's page tells it."""
+    try:
+        yield
+    finally:
+        refresh_report(run)
 
 
 def refuse_overrides(overrides: list[str]) -> None:

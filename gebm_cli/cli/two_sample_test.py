@@ -27,10 +27,10 @@ from gebm_cli.cli.options import (
     RunsDir,
     open_named_run,
     print_result,
-    record_score,
+    record_scores,
     resolve,
 )
-from gebm_cli.cli.progress import phases
+from gebm_cli.cli.progress import Quiet, phases
 from gebm_cli.cli.two_sample_text import describe
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.run import Run, runs_root
@@ -120,6 +120,7 @@ def two_sample_test(
     ] = 0,
     run: RunName = None,
     device: Device = "auto",
+    quiet: Quiet = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -152,8 +153,7 @@ def two_sample_test(
     for warning in outcome.warnings:
         print(f"gebm: note: {warning}", file=sys.stderr)
     print_result(outcome.as_json(), json, describe(outcome))
-    for owner, found in outcome.owned:
-        record_score(owner, found, "two-sample-test")
+    record_scores((owner, found, "two-sample-test") for owner, found in outcome.owned)
     if fail_if_different and outcome.differs:
         raise typer.Exit(DIFFERENT)
 

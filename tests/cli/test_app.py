@@ -184,7 +184,7 @@ def test_a_defect_of_ours_is_called_one(gebm, monkeypatch):
     def broken(root):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(command, "all_runs", broken)
+    monkeypatch.setattr(command, "read_rows", broken)
     result = gebm("runs")
     assert result.code == 1 and "ZeroDivisionError: oops (this is a defect of gebm" in result.err
     assert "Traceback" not in result.err and "Traceback" in gebm("--debug", "runs").err

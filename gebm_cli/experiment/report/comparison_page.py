@@ -1,0 +1,229 @@
+"""The page of a comparison: what differs between runs, and whether it matters."""
+
+from __future__ import annotations
+
+import io
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+from gebm_cli.experiment.report.blocks import Block, Cell, Code, Missing, Page, Picture, Row, Section, Table, Text
+from gebm_cli.experiment.report.figures import overlaid_curves
+from gebm_cli.experiment.report.found import Found
+from gebm_cli.experiment.report.panels import label_of
+from gebm_cli.experiment.run_comparison import SIDES, Comparison, shared_metrics, value_with_error
+from gebm_cli.experiment.sample_sets import SampleSet
+
+LARGEST_PNG = 300_000  # bytes; larger grids are stored as WebP
+WIDEST = 1200  # pixels of a grid
+COARSE = 640  # pixels, below which a grid is enlarged without smoothing
+WHAT_IT_SAYS = (
+    "The test asks which of these trained runs has samples closer to the training data. Whether the settings of one are better "
+    "than those of another takes several seeds of each."
+)
+
+
+def comparison_page(comparison: Comparison, tests: dict[str, Any] | None, command: list[str]) -> Page:
+    """The page; `tests` are those of `compare_samples`, None where they were left out by the user."""
+    labels = comparison.labels
+    sections = [
+        _tests(tests),
+        _samples(comparison),
+        _scores(comparison),
+        _differences(comparison),
+        _curves(comparison),
+        Section("again", "How to reproduce", [Code([shlex.join(command)], "This page"), *_opened(comparison)]),
+    ]
+    headline = Text(findings(tests)[0] if tests and tests["tests"] else f"{comparison.told}.")
+    facts = [(label, _fact(found)) for label, found in zip(labels, comparison.founds, strict=True)]
+    return Page(" against ".join(labels), "comparison", headline, facts, sections)
+
+
+def findings(tests: dict[str, Any]) -> list[str]:
+    """A sentence for each test, those that found a difference first."""
+    by_p = sorted(
+        tests["tests"], key=lambda t: (not t["significant"], t["p_value"] if math.isfinite(t["p_value"]) else 2)
+    )
+    return [_finding(test) for test in by_p]
+
+
+def _finding(test: dict[str, Any]) -> str:
+    p = test.get("p_value_holm", test["p_value"])
+    told = f"p = {p:.2g}" + (" after Holm's correction" if "p_value_holm" in test else "")
+    kids = " and ".join(
+        f"{value_with_error(test[f'kid_{x}'], test[f'kid_{x}_standard_error'])} ({test[x]})" for x in "ab"
+    )
+    if not test["significant"]:
+        return f"No difference is seen between the {test['of']} samples of {test['a']} and {test['b']}: KID {kids}, {told}."
+    other = test["b"] if test["closer"] == test["a"] else test["a"]
+    return f"The {test['of']} samples of {test['closer']} are closer to the training data than {other}'s: KID {kids}, {told}."
+
+
+def _fact(found: Found) -> str:
+    last = found.sessions[-1] if found.sessions else {}
+    experiment = f"experiment {found.record.get('experiment', '?')}"
+    if not last:
+        return f"{experiment}, nothing trained yet"
+    return f"{experiment}, {last.get('stage')} {last.get('status')} at step {last.get('step', '?')}, seed {last.get('seed', '?')}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- parts
+
+
+def _differences(comparison: Comparison) -> Section:
+    blocks: list[Block] = [Text(f"{comparison.told}.")]
+    if comparison.differences:
+        rows: list[list[Cell]] = [[row.key, *row.values] for row in comparison.differences]
+        blocks.append(
+            Table(["key", *comparison.labels], rows, "Keys whose resolved values differ; — where a run has no such key")
+        )
+    return Section("differences", "What differs", blocks)
+
+
+def _curves(comparison: Comparison) -> Section:
+    blocks: list[Block] = [Text(note, "quiet") for note in comparison.notes if "metrics" in note]
+    pictures = []
+    for stage, name in shared_metrics(comparison.founds):
+        runs = {
+            label: found.metrics.stages.get(stage, {})
+            for label, found in zip(comparison.labels, comparison.founds, strict=True)
+        }
+        picture = overlaid_curves(runs, name, f"{label_of(name)}, {stage}")
+        pictures += [] if picture is None else [picture]
+    if pictures:
+        blocks.append(Row(pictures))
+    else:
+        blocks.append(Missing("Shared curves", "no two of the runs have a metric of the same stage in common"))
+    if comparison.last:
+        table: list[list[Cell]] = [[stage, label_of(name), *values] for stage, name, values in comparison.last]
+        blocks.append(Table(["stage", "metric", *comparison.labels], table, "The last value of each", folded=True))
+    return Section("curves", "Curves", blocks)
+
+
+def _scores(comparison: Comparison) -> Section:
+    if not comparison.scores:
+        why = "none of the runs has a score"
+        return Section("scores", "Scores", [Missing("Scores", why, f"gebm verdict --run {comparison.labels[0]}")])
+    columns = ["metric", "of", "reference", "features", "weights", *comparison.labels]
+    rows: list[list[Cell]] = [
+        [row.metric.upper(), row.of, row.reference, row.features, row.weights_hash[:8], *map(_score, row.entries)]
+        for row in comparison.scores
+    ]
+    caption = (
+        "The newest of each run ± one standard error (n samples). Only scores of the same features, weights, reference and options "
+        "share a row."
+    )
+    notes: list[Block] = [Text(note, "quiet") for note in comparison.notes if note.startswith("FID")]
+    return Section("scores", "Scores", [Table(columns, rows, caption), *notes])
+
+
+def _score(entry: dict[str, Any] | None) -> str | None:
+    if entry is None:
+        return None
+    return f"{value_with_error(entry['value'], entry['standard_error'])} (n {entry['n_fake']})"
+
+
+def _tests(tests: dict[str, Any] | None) -> Section:
+    title = "Is the difference real?"
+    if tests is None:
+        return Section("tests", title, [Missing("The test", "it was left out by --no-test")])
+    blocks: list[Block] = [Text(told) for told in findings(tests)]
+    if tests["tests"]:
+        columns = ["a", "b", "samples", "KID of a", "KID of b", "KID of b − a", "p"]
+        holm = any("p_value_holm" in test for test in tests["tests"])
+        rows: list[list[Cell]] = [_row(test, holm) for test in tests["tests"]]
+        caption = (
+            f"Relative test on KID (Bounliphone et al. 2016) against {tests['n_reference']} of {tests['reference']}, "
+            f"{tests['features']} features, two-sided, at level {tests['alpha']}"
+        )
+        marked = frozenset(k for k, test in enumerate(tests["tests"]) if test["significant"])
+        blocks.append(Table([*columns, *(["p, Holm"] if holm else [])], rows, caption, marked, "significant"))
+        blocks.append(Text(WHAT_IT_SAYS, "quiet"))
+    blocks += [Text(note, "quiet") for note in tests["notes"]]
+    blocks += [Missing("A test", told) for told in tests["left_out"]]
+    return Section("tests", title, blocks)
+
+
+def _row(test: dict[str, Any], holm: bool) -> list[Cell]:
+    kids: list[Cell] = [value_with_error(test[f"kid_{x}"], test[f"kid_{x}_standard_error"]) for x in "ab"]
+    difference = value_with_error(test["kid_b_minus_a"], test["standard_error"])
+    samples = f"{test['of']}, n {test['n_a']} and {test['n_b']}"
+    return [
+        test["a"],
+        test["b"],
+        samples,
+        *kids,
+        difference,
+        test["p_value"],
+        *([test["p_value_holm"]] if holm else []),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- samples
+
+
+def _samples(comparison: Comparison) -> Section:
+    pictures, blocks = [], []
+    for label, found in zip(comparison.labels, comparison.founds, strict=True):
+        newest = _newest_picture(found)
+        if newest is None:
+            blocks.append(Missing(f"Samples of {label}", "no sample set with a picture", f"gebm sample --run {label}"))
+            continue
+        one, file = newest
+        content = _picture(file)
+        if content is None:
+            blocks.append(Missing(f"Samples of {label}", f"{one.name}/grid.png is damaged"))
+            continue
+        n, of = one.described.get("n_samples"), SIDES[one.kind]
+        pictures.append(
+            Picture(
+                content[0],
+                f"A grid of the first {of} samples of {label}, from its set {one.name}" + (f" of {n}" if n else ""),
+                f"{label}: {of} samples, {one.name}{_halves(one)}",
+                f"gebm sample --run {label}",
+                content[1],
+                content[2],
+            )
+        )
+    return Section("samples", "Samples", [*([Row(pictures)] if pictures else []), *blocks])
+
+
+def _newest_picture(found: Found) -> tuple[SampleSet, Path] | None:
+    """The newest set, of chains before those of the base before those of a flow, and its grid of images."""
+    for kind in ("chains", "base", "flow"):
+        for one in reversed(found.sets):
+            if one.kind == kind and (one.path / "grid.png").is_file():
+                return one, one.path / "grid.png"
+    return None
+
+
+def _halves(one: SampleSet) -> str:
+    """What stands on the left of a grid of two halves."""
+    if one.kind == "flow":
+        return "; left: where the particles started"
+    return "; left: the base, from the same latents" if one.described.get("mode") == "refine" else ""
+
+
+def _picture(file: Path) -> tuple[bytes, str, bool] | None:
+    """The bytes of a grid, their media type, and whether its pixels are to be seen; None where it is damaged."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        content = file.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            coarse = max(image.size) < COARSE
+            if len(content) <= LARGEST_PNG and max(image.size) <= WIDEST:
+                return content, "image/png", coarse
+            image.thumbnail((WIDEST, WIDEST))
+            smaller = io.BytesIO()
+            image.convert("RGB").save(smaller, "WEBP", quality=85)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return None
+    return smaller.getvalue(), "image/webp", False
+
+
+def _opened(comparison: Comparison) -> list[Block]:
+    pages = [str(found.path / "report.html") for found in comparison.founds if (found.path / "report.html").is_file()]
+    return [Code([f"gebm report {label}" for label in comparison.labels], "A page of each run")] if pages else []

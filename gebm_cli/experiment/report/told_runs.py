@@ -1,0 +1,162 @@
+"""The sections of a run's page on what was run: its stages, its experiment, its learning curves, and how to do it again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from gebm_cli.experiment.report.blocks import Block, Cell, Code, Missing, Row, Section, Table, Text
+from gebm_cli.experiment.report.figures import learning_curves
+from gebm_cli.experiment.report.found import STAGES, Found, typed
+from gebm_cli.experiment.showing import Value
+from gebm_cli.experiment.writing import written
+
+SAID = {"failed": "failed", "diverged": "diverged", "interrupted": "was interrupted", "crashed": "crashed"}
+
+
+def what_was_run(found: Found) -> Section:
+    """The sessions, sample sets and scores in order, with their commands, machine and time; what failed says so first."""
+    blocks: list[Block] = [Text(problem, "bad") for problem in found.problems]
+    blocks += [_ended(session) for session in found.sessions if session.get("status") in SAID]
+    if found.sessions:
+        blocks.append(Table(SESSION_COLUMNS, [_session(s) for s in found.sessions], "Stages, in the order they ran"))
+    else:
+        blocks.append(Missing("No stage has run", "the run was made, and nothing was trained in it yet"))
+    return Section("run", "What was run", blocks)
+
+
+SESSION_COLUMNS = [
+    "stage",
+    "status",
+    "steps",
+    "started (UTC)",
+    "took",
+    "device",
+    "exit code",
+    "host",
+    "commit",
+    "torch",
+]
+
+
+def _session(session: dict[str, Any]) -> list[Cell]:
+    versions = session.get("versions") or {}
+    return [
+        str(session.get("stage", "?")),
+        str(session.get("status", "?")),
+        session.get("step"),
+        str(session.get("start", ""))[:19].replace("T", " "),
+        duration(session),
+        session.get("device"),
+        session.get("exit_code"),
+        session.get("host"),
+        commit(session),
+        versions.get("torch"),
+    ]
+
+
+def _ended(session: dict[str, Any]) -> Text:
+    stage, step = session.get("stage"), session.get("step")
+    told = f"{stage} {SAID[session['status']]}" + (f"; the last checkpoint is that of step {step}" if step else "")
+    if session["status"] == "crashed":
+        told += "; its process ended without a word (killed, out of memory, or the machine stopped)"
+    failure = session.get("failure")
+    return Text(f"{told}: {failure}" if failure else told, "bad")
+
+
+def commit(session: dict[str, Any]) -> str | None:
+    """The first ten letters of the commit, with `+` where the checkout was changed; None where none is known."""
+    git = session.get("git")
+    if not isinstance(git, dict):
+        return None
+    return str(git.get("commit", ""))[:10] + ("+ (changed)" if git.get("dirty") else "")
+
+
+def seconds_of(session: dict[str, Any]) -> float | None:
+    """From start to end; None where it has not ended."""
+    try:
+        start, end = (datetime.fromisoformat(str(session[key])) for key in ("start", "end"))
+    except (KeyError, ValueError):
+        return None
+    return (end - start).total_seconds()
+
+
+def duration(session: dict[str, Any]) -> str | None:
+    """How long a session took, as h:mm:ss; None where it has not ended."""
+    seconds = seconds_of(session)
+    return None if seconds is None else clock(seconds)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def experiment(found: Found) -> Section:
+    """Every key with its value; those that differ from their default first, the whole list folded."""
+    if found.resolved is None:
+        return Section(
+            "experiment", "Experiment", [Missing("The experiment", "experiment.yaml cannot be read; see above")]
+        )
+    values = [v for v in found.resolved.values if not v.section]
+    changed = [v for v in values if v.changed]
+    blocks: list[Block] = [
+        Table(["key", "value", "default", "where"], [_key(v) for v in changed], "Keys that differ from their default"),
+        Table(
+            ["key", "value", "default", "where"],
+            [_key(v) for v in values],
+            f"All {len(values)} keys",
+            marked=frozenset(i for i, v in enumerate(values) if v.changed),
+            mark_word="changed",
+            folded=True,
+        ),
+        Code([f"gebm show {found.name}"], "The same in a terminal"),
+    ]
+    return Section("experiment", "Experiment", blocks)
+
+
+def _key(value: Value) -> list[Cell]:
+    place = value.place.rsplit("/", 1)[-1]
+    return [value.name, written(value.value), "(required)" if value.required else written(value.default), place or None]
+
+
+def learning(found: Found) -> list[Section]:
+    """For each stage a small figure for each metric; a stage that has not run says how to run it."""
+    wanted = [s for s in STAGES if found.is_gebm and _trains(found, s)]
+    return [_curves(found, stage) for stage in dict.fromkeys([*wanted, *found.metrics.stages])]
+
+
+def _curves(found: Found, stage: str) -> Section:
+    series = found.metrics.stages.get(stage)
+    blocks: list[Block] = []
+    if series:
+        blocks.append(Row(learning_curves(stage, series, found.command(stage))))
+    else:
+        why = "it has not run yet" if found.last(stage) is None else "it ended before its first log line"
+        blocks.append(Missing(f"Curves of {stage}", why, f"gebm {stage} --run {found.name}"))
+    if found.metrics.n_bad:
+        blocks.append(Text(f"{found.metrics.n_bad} lines of metrics.jsonl cannot be read and are left out.", "bad"))
+    told = f"From {found.metrics.n_rows} lines of metrics.jsonl; long curves are thinned, their extremes kept."
+    return Section(f"curves-{stage}", f"Learning curves: {stage}", blocks, told if series else "")
+
+
+def _trains(found: Found, stage: str) -> bool:
+    if found.run is None:
+        return found.last(stage) is not None
+    of = found.run.experiment
+    return of.trains_base if stage == "train-base" else of.trains_energy
+
+
+def again(found: Found) -> Section:
+    """Every command of the run in order, from an empty folder to this page."""
+    described = [*found.sessions, *(s.described for s in found.sets), *(s.record for s in found.scores)]
+    dated = [(str(d.get("start", d.get("written", ""))), typed(d)) for d in described]
+    lines = list(dict.fromkeys(line for _, line in sorted(dated, key=lambda d: d[0] or "~") if line))
+    blocks: list[Block] = [
+        Code([*lines, f"gebm report {found.name}"], "All commands, in order; the last makes this page")
+    ]
+    if found.run is not None and found.run.experiment.seed is not None:
+        told = f"The seed is {found.run.experiment.seed}: on the same kind of device the same commands give the same numbers."
+        blocks.append(Text(told))
+    return Section("again", "How to reproduce", blocks, "Each figure above names the command that made what it draws.")

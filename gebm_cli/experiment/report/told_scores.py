@@ -1,0 +1,214 @@
+"""The sections of a run's page on its scores: the verdict, all scores in one table, and the tests with their null histograms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from gebm_cli.experiment.report.blocks import Block, Cell, Missing, Row, Section, Table, Text
+from gebm_cli.experiment.report.figures import null_histogram
+from gebm_cli.experiment.report.found import Found, Score, typed
+
+PLAIN_SCORES = ("fid", "kid", "is", "prdc", "fd-mmd", "energy-distance", "kid-difference")
+NAMES = {"fid": "FID", "kid": "KID", "is": "IS", "prdc": "precision", "kid-difference": "KID difference"}
+MORE_OF_PRDC = ("recall", "density", "coverage")
+COLUMNS = ["score", "samples", "reference", "value", "standard error", "p", "n", "n reference", "features"]
+SPLITS = {"train": "training", "held-out": "held-out"}
+MOST_TESTS = 6
+
+
+def headline(found: Found) -> Text:
+    """The one sentence to take away: what went wrong, else the newest verdict, else how far the run has come."""
+    last = found.sessions[-1] if found.sessions else {}
+    if last.get("status") in ("failed", "diverged", "interrupted", "crashed"):
+        return Text(
+            f"The last stage, {last.get('stage')}, ended early: {last['status']}. See what was run, below.", "bad"
+        )
+    verdict = next((s for s in reversed(found.scores) if s.metric == "verdict"), None)
+    said = [] if verdict is None else judged(verdict.record)
+    if not said:
+        return Text(progress_of(found))
+    others = [f"against {s.against}: {s.word}, p = {s.p}" for s in said[1:]]
+    return Text(" ".join([said[0].text.text, *(f"({other}.)" for other in others)]), said[0].text.tone)
+
+
+def progress_of(found: Found) -> str:
+    """How far a run has come that has no verdict."""
+    last = found.sessions[-1] if found.sessions else None
+    if last is None:
+        return "Nothing has run in this run yet."
+    if last.get("status") == "running":
+        return f"{last.get('stage')} is running; this page is made anew when it ends."
+    if not found.is_gebm:
+        return "Particles alone: there are no networks in this run."
+    if not found.done("train-base"):
+        return "The base is not trained yet."
+    if not found.done("train-energy"):
+        return "The base is trained, the energy is not yet."
+    if found.newest("chains") is None:
+        return "Base and energy are trained; no samples were drawn yet."
+    return "Samples were drawn; whether they are better than the base's, `gebm verdict` tells."
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a verdict says against one reference."""
+
+    text: Text
+    word: str
+    against: str
+    p: str
+
+
+def judged(record: dict[str, Any]) -> list[Judged]:
+    """What a verdict says, for each reference."""
+    references = record.get("references")
+    if not isinstance(references, dict):
+        return []
+    return [_sentence(record, name, entry) for name, entry in references.items() if isinstance(entry, dict)]
+
+
+def _sentence(record: dict[str, Any], name: str, entry: dict[str, Any]) -> Judged:
+    p = entry.get("p_value")
+    p = math.nan if p is None else float(p)
+    better, worse = bool(entry.get("significant")), p > 0.99
+    word = "significantly better" if better else "worse" if worse else "not significantly better"
+    kids = [
+        f"{_short(entry.get(f'kid_{side}'))} ± {_short(entry.get(f'kid_{side}_standard_error'), 2)}"
+        for side in ("base", "gebm")
+    ]
+    against = f"{entry.get('n_real')} {SPLITS.get(name, name)} points"
+    told = (
+        f"The GEBM is {word} than its base: KID {kids[0]} → {kids[1]} against {against} "
+        f"(p = {_short(p, 2)}, n = {record.get('n_base')} and {record.get('n_gebm')}, {record.get('features')} features)."
+    )
+    return Judged(Text(told, "good" if better else "bad" if worse else "plain"), word, against, _short(p, 2))
+
+
+def _short(value: Any, digits: int = 3) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, int | float) else "?"
+
+
+def scores(found: Found) -> Section:
+    """The newest verdict in words, then every score with its n, features and standard error."""
+    blocks: list[Block] = []
+    verdict = next((s for s in reversed(found.scores) if s.metric == "verdict"), None)
+    if verdict is not None:
+        blocks += [judgement.text for judgement in judged(verdict.record)]
+    elif found.is_gebm:
+        why = "it compares base samples with GEBM samples, and was not asked for"
+        blocks.append(Missing("A verdict on base and GEBM", why, f"gebm verdict --run {found.name}"))
+    rows = [_shortened(found, row) for score in found.scores for row in _rows(score)]
+    if rows:
+        told = "Lower is better for FID and KID, higher for IS, precision, recall, density and coverage."
+        blocks += [Table(COLUMNS, rows, "All scores, oldest first"), Text(told, "quiet")]
+    else:
+        blocks.append(Missing("Scores", "none were taken", f"gebm evaluate-fid --run {found.name}"))
+    warnings = dict.fromkeys(str(w) for s in found.scores for w in s.record.get("warnings") or [])
+    blocks += [Text(f"Note: {warning}", "quiet") for warning in warnings]
+    return Section("scores", "Scores", blocks)
+
+
+def _shortened(found: Found, row: list[Cell]) -> list[Cell]:
+    """Sets of this run by their own name."""
+    return [cell.replace(f"{found.name}/", "") if isinstance(cell, str) else cell for cell in row]
+
+
+def _rows(score: Score) -> list[list[Cell]]:
+    record = score.record
+    if score.metric == "verdict":
+        return [row for name, e in (record.get("references") or {}).items() for row in _of_verdict(record, name, e)]
+    if score.metric not in PLAIN_SCORES or "value" not in record:
+        return []
+    rows = [_row(record, NAMES.get(score.metric, score.metric), record["value"], record.get("standard_error"))]
+    if score.metric == "prdc":
+        rows += [_row(record, name, record.get(name), record.get(f"{name}_standard_error")) for name in MORE_OF_PRDC]
+    return rows
+
+
+def _row(record: dict[str, Any], name: str, value: Any, error: Any) -> list[Cell]:
+    samples = record.get("samples", record.get("x"))
+    if name == NAMES["kid-difference"]:
+        samples = " against ".join(str(record[k]) for k in ("first", "other") if k in record) or samples
+    where = [samples, record.get("reference")]
+    sizes = [record.get("n_fake"), record.get("n_real")]
+    return [name, *where, value, error, record.get("p_value"), *sizes, *_network(record)]
+
+
+def _network(record: dict[str, Any]) -> list[Cell]:
+    weights = str(record.get("weights_hash") or "")
+    return [
+        " ".join(word for word in (str(record.get("features") or ""), weights[:8]) if word not in ("", "none")) or None
+    ]
+
+
+def _of_verdict(record: dict[str, Any], name: str, entry: dict[str, Any]) -> list[list[Cell]]:
+    rows: list[list[Cell]] = []
+    for metric in ("fid", "kid"):
+        for side in ("base", "gebm"):
+            value, error = entry.get(f"{metric}_{side}"), entry.get(f"{metric}_{side}_standard_error")
+            if value is not None:
+                sizes = [record.get(f"n_{side}"), entry.get("n_real")]
+                rows.append([NAMES[metric], record.get(side), name, value, error, None, *sizes, *_network(record)])
+    difference = [entry.get(key) for key in ("kid_difference", "kid_difference_standard_error", "p_value")]
+    sides = f"{record.get('gebm')} less {record.get('base')}"
+    rows.append([NAMES["kid-difference"], sides, name, *difference, None, entry.get("n_real"), *_network(record)])
+    return rows
+
+
+def tests(found: Found) -> Section:
+    """The null histogram of each two-sample test with its observed statistic, and the test in a sentence."""
+    records = [s.record for s in found.scores if s.metric == "two-sample-test"]
+    if not records:
+        newest = found.newest("chains") or found.newest("base")
+        why = "none was run on samples of this run"
+        command = f"gebm two-sample-test {found.name}/{newest.name} held-out" if newest else None
+        return Section("tests", "Two-sample tests", [Missing("Two-sample tests", why, command)])
+    shown = records[-MOST_TESTS:][::-1]
+    blocks: list[Block] = [Text(_tested(found, record)) for record in shown]
+    drawn = [record for record in shown if isinstance(record.get("null_histogram"), dict)]
+    if drawn:
+        blocks.append(Row([null_histogram(record, typed(record)) for record in drawn]))
+    elif any(record.get("test") not in ("relative", "power") for record in shown):
+        blocks.append(Missing("Null histograms", "the tests were run before these were kept; run them again"))
+    if len(records) > MOST_TESTS:
+        blocks.append(Text(f"The newest {MOST_TESTS} of {len(records)} tests.", "quiet"))
+    told = "The histograms are of the statistic under random relabellings, as it would be were there no difference."
+    return Section("tests", "Two-sample tests", blocks, told if drawn else "")
+
+
+def _tested(found: Found, record: dict[str, Any]) -> str:
+    x, y, kind = str(record.get("x")), str(record.get("y")), record.get("test")
+    x, y = (name.replace(f"{found.name}/", "") for name in (x, y))
+    if kind == "relative":
+        closer = record.get("closer")
+        told = f"{closer} is closer" if closer else "neither is shown to be closer"
+        return f"Which of {x} and {y} is closer to {record.get('reference')}: {told} (p = {_short(record.get('p_value'), 2)})."
+    if kind == "power":
+        return f"Power predicted from {x} and {y}."
+    word = "differ" if record.get("reject") else "are not shown to differ"
+    effect = record.get("effect") or {}
+    sizes = record.get("n_tested") or ["?", "?"]
+    return (
+        f"{x} and {y} {word} at level {_short(record.get('alpha'))}: p = {_short(record.get('p_value'), 2)} ({kind}, "
+        f"{sizes[0]} and {sizes[1]} samples, {record.get('features')} features, MMD {_short(effect.get('mmd'))})."
+    )
+
+
+def divergences(found: Found) -> list[Section]:
+    """The newest estimates of `gebm divergence`; no section where it was not asked for."""
+    records = [s.record for s in found.scores if isinstance(s.record.get("divergences"), list)]
+    if not records:
+        return []
+    record = records[-1]
+    rows = [_divergence(d) for d in record["divergences"]]
+    x, y = (str(record.get(k)).replace(f"{found.name}/", "") for k in ("x", "y"))
+    told = f"A: {record.get('n_x')} of {x}; B: {record.get('n_y')} of {y}; {record.get('features')} features"
+    columns = ["divergence", "value", "standard error", "direction", "estimator"]
+    return [Section("divergences", "Divergences", [Table(columns, rows, told)])]
+
+
+def _divergence(told: dict[str, Any]) -> list[Cell]:
+    value: Cell = f"at least {_short(told.get('at_least'))}" if told.get("infinite") else told.get("value")
+    return [told.get("kind"), value, told.get("standard_error"), told.get("direction"), told.get("estimator")]

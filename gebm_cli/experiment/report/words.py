@@ -1,0 +1,87 @@
+"""The words of figures: what metrics are called, numbers with few digits, and a curve in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gebm_cli.experiment.report.series import LARGEST, Series, drawable
+
+LABELS = {
+    "kale": "KALE",
+    "kale_train": "KALE, training data",
+    "kale_held_out": "KALE, held-out data",
+    "gan": "GAN objective",
+    "f-gan": "f-GAN objective",
+    "mmd": "MMD",
+    "kid": "KID",
+    "fid": "FID",
+    "critic_value": "objective of the critic",
+    "penalty": "penalty",
+    "base_loss": "loss of the base",
+    "loss": "loss",
+    "nll": "negative log-likelihood",
+    "log_partition": "log-partition c",
+    "log_partition_estimate": "log-partition c, batch estimate",
+    "critic_grad_norm": "gradient norm, critic",
+    "base_grad_norm": "gradient norm, base",
+    "lr": "learning rate",
+    "rule_p_value": "p-value of the rule",
+    "rule_multiplier": "multiplier of the rule",
+    "watched_kale": "held-out KALE on the way",
+    "watched_kid": "KID on the way",
+    "watched_nll": "negative log-likelihood on the way",
+}
+
+
+def label_of(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Some digits, with no zeros in the exponent."""
+    return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+
+
+def numbers(values: Sequence[float]) -> list[str]:
+    """Numbers with as few digits, at least 3, as tell different ones apart."""
+    n = len(set(values))
+    digits = next((d for d in range(3, 17) if len({number(value, d) for value in values}) == n), 17)
+    return [number(value, digits) for value in values]
+
+
+def step_word(step: float) -> str:
+    """A step on an axis: 500, 20k, 1.5M."""
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if abs(step) >= 10 * size or (unit == "M" and abs(step) >= size):
+            return f"{step / size:g}{unit}"
+    return f"{step:g}"
+
+
+def told(series: Series, name: str) -> str:
+    """`KALE from 9.4 at step 50 to 0.37 at step 4000, lowest 0.31 at step 3900`."""
+    fits = drawable(series)
+    if not fits.any():
+        return f"{name} is nowhere finite"
+    steps, values = series.steps[fits], series.values[fits]
+    low, high = int(values.argmin()), int(values.argmax())
+    if values[low] == values[high]:
+        where = f"at step {steps[0]}" if len(steps) == 1 else f"from step {steps[0]} to {steps[-1]}"
+        return f"{name} {number(values[0])} {where}"
+    first, last, least, most = numbers([values[k] for k in (0, -1, low, high)])
+    text = f"{name} from {first} at step {steps[0]} to {last} at step {steps[-1]}"
+    for word, shown, k in (("lowest", least, low), ("highest", most, high)):
+        if values[k] not in (values[0], values[-1]):
+            text += f", {word} {shown} at step {steps[k]}"
+    return text
+
+
+def lost(series: Series, name: str) -> str:
+    """What is said of values that cannot be drawn; empty where all can."""
+    steps = series.steps[~drawable(series)]
+    if not len(steps):
+        return ""
+    where = f"at step {steps[0]}" if len(steps) == 1 else f"at some steps from {steps[0]} to {steps[-1]}"
+    beyond = "" if not np.isfinite(series.values[~drawable(series)]).any() else f" or beyond {number(LARGEST)}"
+    return f"{name} is not finite{beyond} {where} (marks at the top edge)"
