@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from gebm_cli.cli.options import Json, RunsDir, print_result
-from gebm_cli.experiment.run import Run, all_runs, run_folders, runs_root
+from gebm_cli.cli.runs_text import draw_table
+from gebm_cli.errors import UsageError
+from gebm_cli.experiment.run import runs_root
+from gebm_cli.experiment.run_query import COLUMNS, SCORES, filtered, ordered, parse_filter, value_of
+from gebm_cli.experiment.run_table import RunRow, read_rows
+
+WIDE = 200  # columns of a table that is not printed on a terminal
 
 
 def register(app: typer.Typer) -> None:
@@ -16,60 +24,114 @@ def register(app: typer.Typer) -> None:
         "runs",
         epilog="""Examples:\n
     gebm runs\n
+    gebm runs --sort fid\n
+    gebm runs --filter status=completed --filter 'train_energy.lr<=1e-4' --sort -kid\n
+    gebm runs --filter run='digits-*' --csv > runs.csv\n
     gebm runs --runs-dir elsewhere --json""",
     )(runs)
 
 
-def runs(json: Json = False, runs_dir: RunsDir = None) -> None:
-    """List the runs, newest last: what was trained, how far, and the newest scores."""
+Sort = Annotated[
+    str,
+    typer.Option(
+        metavar="KEY",
+        help="started, run, status, step, fid, kid, another column, a metric (its newest value), or a key of the experiment such "
+        "as train_energy.lr; -KEY is descending.",
+    ),
+]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="KEY=VALUE",
+        help="Only runs of which this holds; repeatable. The keys of --sort; =, !=, <, >, <=, >=; VALUE may hold * and ?.",
+    ),
+]
+
+
+def runs(
+    sort: Sort = "started",
+    filters: Filters = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Descending; what is missing stays last.")] = False,
+    json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV on stdout.")] = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """List the runs, newest last: what was trained, how far, its curve, and the newest scores."""
+    if json and as_csv:
+        raise UsageError("--json and --csv: give one of them; stdout holds one result")
+    wanted = [parse_filter(text) for text in filters or []]
     root = runs_root(runs_dir)
-    readable = all_runs(root)
-    rows = [_row(run) for run in readable]
-    for path in run_folders(root):
-        if path not in [run.path for run in readable]:
-            print(
-                f"gebm: {path}: passed over, its experiment.yaml or record.yaml cannot be read by this version",
-                file=sys.stderr,
-            )
+    everything, unreadable = read_rows(root)
+    for path in unreadable:
+        print(
+            f"gebm: {path}: passed over, its experiment.yaml or record.yaml cannot be read by this version",
+            file=sys.stderr,
+        )
+    rows = ordered(filtered(everything, wanted), sort.removeprefix("-"), reverse != sort.startswith("-"))
+    extra = list(dict.fromkeys(k for k in (sort.removeprefix("-"), *(f.key for f in wanted)) if _is_extra(k)))
+    _warn_of_features(rows, sort.removeprefix("-"))
     if json:
-        print_result({"runs": rows}, True, "")
+        own = [row.summary | ({"keys": {k: value_of(row, k) for k in extra}} if extra else {}) for row in rows]
+        print_result({"runs": own}, True, "")
+    elif as_csv:
+        _print_csv(rows, extra)
+    elif not rows:
+        print(_nothing(root, bool(everything)))
+    else:
+        draw_table(rows, extra, _width())
+
+
+def _is_extra(key: str) -> bool:
+    return key not in COLUMNS and key not in SCORES
+
+
+def _nothing(root: Any, filtered_out: bool) -> str:
+    if filtered_out:
+        return f"no run in {root} fits every --filter"
+    return f"no runs in {root}; `gebm train-base EXPERIMENT` starts one"
+
+
+def _width() -> int:
+    """Of the terminal; a pipe or a file gets wide lines, or what COLUMNS says."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or WIDE
+    except (OSError, ValueError):
+        return WIDE
+
+
+def _warn_of_features(rows: list[RunRow], key: str) -> None:
+    """Scores on other features, data or numbers have another scale, so their order means nothing."""
+    if key not in SCORES:
         return
-    if not rows:
-        print(f"no runs in {root}; `gebm train-base EXPERIMENT` starts one")
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("run", "stage", "status", "step", "seed", "started", "FID", "KID", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*[_cell(row[k]) for k in ("run", "stage", "status", "step", "seed", "start", "fid", "kid")])
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    scores = [row.summary[key] for row in rows if row.summary[key]]
+    for what, name in (("features", "features"), ("weights_hash", "weights"), ("reference", "references")):
+        found = sorted({str(score[what]) for score in scores})
+        if len(found) > 1:
+            told = ", ".join(text[:12] if what == "weights_hash" else text for text in found)
+            print(f"gebm: note: --sort {key}: the scores have different {name} ({told}), so their order "
+                  "tells nothing across these", file=sys.stderr)  # fmt: skip
+            return
 
 
-def _row(run: Run) -> dict[str, Any]:
-    record = run.record()
-    last = record["stages"][-1] if record["stages"] else {}
-    session = run.last_session(last["stage"]) if last else {}
-    scores = {s.get("metric"): s for s in run.scores()}
-    return {
-        "run": run.name,
-        "stage": (session or {}).get("stage"),
-        "status": (session or {}).get("status", "empty"),
-        "step": (session or {}).get("step"),
-        "seed": run.experiment.seed,
-        "start": (session or {}).get("start"),
-        "fid": _score(scores.get("fid")),
-        "kid": _score(scores.get("kid")),
-    }
+def _print_csv(rows: list[RunRow], extra: list[str]) -> None:
+    """RFC 4180; a score in a column for each of its parts, without the curve."""
+    writer = csv.writer(sys.stdout)
+    table = [_flat(row, extra) for row in rows]
+    writer.writerow(_flat(None, extra))
+    writer.writerows([("" if cell is None else cell) for cell in line.values()] for line in table)
 
 
-def _score(score: dict[str, Any] | None) -> dict[str, Any] | None:
-    return (
-        None if score is None else {key: score.get(key) for key in ("value", "standard_error", "samples", "reference")}
-    )
+def _flat(row: RunRow | None, extra: list[str]) -> dict[str, Any]:
+    from gebm_cli.experiment.run_table import OF_A_SCORE
 
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{value['value']:.4g} ({value['reference']})"
-    return "-" if value is None else str(value)
+    names = ("run", "experiment", "stage", "status", "step", "seed", "start", "duration_s", "objective")
+    flat: dict[str, Any] = {name: row.summary[name] if row else None for name in names}
+    for metric in SCORES:
+        for part in OF_A_SCORE:
+            name = metric if part == "value" else f"{metric}_{part}"
+            flat[name] = (row.summary[metric] or {}).get(part) if row else None
+    return flat | {key: value_of(row, key) if row else None for key in extra}

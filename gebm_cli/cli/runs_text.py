@@ -1,0 +1,127 @@
+"""The table of runs as text: what matters least makes room where the terminal is narrow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from gebm_cli.cli.sparkline import can_write, levels_for, sparkline
+from gebm_cli.experiment.run_query import value_of, written_plainly
+from gebm_cli.experiment.run_table import RunRow
+from gebm_cli.experiment.writing import printable
+
+GAP = 2  # letters between columns
+CURVE = 16
+LEAST_NAME = 12  # letters that stay of a run's name
+USUAL = "inception"  # the features of a score that does not name them
+
+Columns = dict[str, list[str]]
+
+
+def draw_table(rows: list[RunRow], extra: list[str], width: int) -> None:
+    """Print the rows in a table of at most `width` letters."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = fitted(_columns(rows, extra), rows, width)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+    for name in columns:
+        table.add_column(name, no_wrap=True, justify="right" if name in ("step", "seed") else "left")
+    for line in zip(*columns.values(), strict=True):
+        table.add_row(*[Text(_writable(cell)) for cell in line])
+    Console(width=max(width, _total(columns)), highlight=False).print(table)
+
+
+def _columns(rows: list[RunRow], extra: list[str]) -> Columns:
+    """Every column in full, in the order they are shown."""
+    levels = levels_for(sys.stdout)
+    of: dict[str, Callable[[RunRow], str]] = {
+        "run": lambda row: row.name,
+        "stage": lambda row: cell(row.summary["stage"]),
+        "status": lambda row: cell(row.summary["status"]),
+        "step": lambda row: cell(row.summary["step"]),
+        "seed": lambda row: cell(row.summary["seed"]),
+        "started": lambda row: cell(row.summary["start"]),
+        "took": lambda row: _span(row.summary["duration_s"]),
+        "objective": lambda row: cell(row.summary["objective"]),
+        **{key: _value(key) for key in extra},
+        "curve": lambda row: sparkline(row.curve, CURVE, levels) or "-",
+        "FID": lambda row: _score(row.summary["fid"], True),
+        "KID": lambda row: _score(row.summary["kid"], True),
+    }
+    return {name: [printable_cell(tell(row)) for row in rows] for name, tell in of.items()}
+
+
+def _value(key: str) -> Callable[[RunRow], str]:
+    return lambda row: cell(value_of(row, key))
+
+
+def fitted(columns: Columns, rows: list[RunRow], width: int) -> Columns:
+    """Shorter cells and fewer columns, the least important first, until the table is no wider than `width`."""
+    columns = dict(columns)
+    shorter: list[Callable[[], Any]] = [
+        lambda: columns.update(started=[s[:16].replace("T", " ") for s in columns["started"]]),
+        lambda: columns.update(KID=[_score(row.summary["kid"], False) for row in rows]),
+        lambda: columns.update(FID=[_score(row.summary["fid"], False) for row in rows]),
+        *[(lambda name=name: columns.pop(name)) for name in ("seed", "took", "objective", "started")],
+        *[(lambda name=name: columns.pop(name)) for name in ("KID", "stage", "curve", "step", "FID")],
+    ]
+    for step in shorter:
+        if _total(columns) <= width:
+            return columns
+        step()
+    room = width - _total(columns) + _width("run", columns["run"])
+    if _total(columns) > width:
+        columns["run"] = [_cut(name, max(room, LEAST_NAME)) for name in columns["run"]]
+    return columns
+
+
+def _total(columns: Columns) -> int:
+    return sum(_width(name, cells) for name, cells in columns.items()) + GAP * (len(columns) - 1)
+
+
+def _width(name: str, cells: list[str]) -> int:
+    from rich.cells import cell_len
+
+    return max(cell_len(text) for text in (name, *cells))
+
+
+def _cut(name: str, longest: int) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 3]}..."
+
+
+def printable_cell(text: str) -> str:
+    return printable(text) if text.strip() else text
+
+
+def _writable(text: str) -> str:
+    return text if can_write(text, sys.stdout) else text.encode("ascii", "replace").decode()
+
+
+def cell(value: Any) -> str:
+    """A value as a person writes it; what is missing is a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else written_plainly(value)
+
+
+def _score(score: dict[str, Any] | None, full: bool) -> str:
+    """`0.649 (digits:train, classifier)`, or without the reference; features go unnamed only where they are Inception's."""
+    if score is None:
+        return "-"
+    features = score["features"] or "unknown"
+    told = [score["reference"] or "no reference"] if full else []
+    told += [] if features == USUAL else [features]
+    return f"{score['value']:.4g}" + (f" ({', '.join(told)})" if told else "")
+
+
+def _span(seconds: float | None) -> str:
+    """`2 min`, `3.5 h`."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{seconds:.0f} s"

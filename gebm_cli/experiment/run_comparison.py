@@ -1,0 +1,263 @@
+"""What differs between runs: keys, newest figures, and scores, only those side by side that may be compared. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from gebm_cli.errors import UsageError
+from gebm_cli.experiment.report.found import Found, find
+from gebm_cli.experiment.run import find_run
+from gebm_cli.experiment.schema import Experiment
+from gebm_cli.experiment.writing import written
+
+MOST = 8
+OF_NO_WEIGHT = ("name", "seed")  # keys that may differ between runs of one experiment
+ALIKE = ("resize", "layer", "precision", "k")
+SIDES = {"base": "base", "chains": "GEBM", "flow": "flow"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key whose resolved value differs; a run that has no such key has None, and a null of its own is the word."""
+
+    key: str
+    values: list[str | None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The newest score of each run (None where it has none) among those that may be compared."""
+
+    metric: str
+    of: str
+    features: str
+    weights_hash: str
+    reference: str
+    entries: list[dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything but the tests. `labels` name the runs, each its own; `last` is (stage, metric, newest value of each)."""
+
+    founds: list[Found]
+    labels: list[str]
+    n_keys: int
+    differences: list[Difference]
+    last: list[tuple[str, str, list[float | None]]]
+    scores: list[Scores]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def only_seed(self) -> bool:
+        """Whether the runs are repetitions of one experiment."""
+        keys = {d.key for d in self.differences}
+        return "seed" in keys and keys <= set(OF_NO_WEIGHT)
+
+    @property
+    def told(self) -> str:
+        """How much differs, in a sentence."""
+        n = len(self.differences)
+        if any(found.resolved is None for found in self.founds):
+            return "The keys cannot be compared: an experiment cannot be read"
+        if self.only_seed:
+            return "The runs differ by their seed alone: they are repetitions of one experiment"
+        if n == 0:
+            return f"All {self.n_keys} keys are equal, the seed too"
+        return f"{n} of {self.n_keys} keys differ{'' if any(d.key == 'seed' for d in self.differences) else '; the seed is equal'}"
+
+
+def find_runs(names: list[str], root: Path) -> list[Found]:
+    """The runs of these names, each once.
+
+    Raises:
+        UsageError: fewer than two or more than `MOST`, one that is not there, or one that is given twice.
+    """
+    if not 2 <= len(names) <= MOST:
+        raise UsageError(
+            f"compare: got {len(names)} run{'' if len(names) == 1 else 's'}, expected 2 to {MOST}, for instance "
+            "`gebm compare digits-001 digits-002`; `gebm runs` lists them"
+        )
+    paths: list[Path] = []
+    for name in names:
+        try:
+            path = find_run(root, name).path
+        except UsageError as error:
+            raise type(error)(str(error).removeprefix("--run ")) if type(error) is UsageError else error from None
+        if path.resolve() in [other.resolve() for other in paths]:
+            raise UsageError(f"{name}: is given twice, and a run does not differ from itself; name another run")
+        paths.append(path)
+    return [find(path) for path in paths]
+
+
+def compare_runs(founds: list[Found]) -> Comparison:
+    """All that needs no computation."""
+    names = [found.name for found in founds]
+    labels = [f.name if names.count(f.name) == 1 else str(f.path) for f in founds]
+    n_keys, differences = _differences(founds)
+    notes = [problem for found in founds for problem in found.problems]
+    for label, found in zip(labels, founds, strict=True):
+        if found.metrics.n_bad:
+            notes.append(f"{label}: {found.metrics.n_bad} of {found.metrics.n_rows} lines of metrics.jsonl are no rows")
+        if not found.metrics.stages:
+            notes.append(f"{label}: has no metrics, so it has no curves")
+    last, scores = _last_values(founds), _scores(founds)
+    return Comparison(founds, labels, n_keys, differences, last, scores, notes + _uneven(scores))
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+
+
+def _differences(founds: list[Found]) -> tuple[int, list[Difference]]:
+    """How many keys there are in all, and those that differ, in the order of the experiments."""
+    resolved = [found.resolved for found in founds if found.resolved is not None]
+    if len(resolved) < len(founds):
+        return 0, []
+    columns = [{v.name: written(v.value) for v in r.values if not v.section} for r in resolved]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    rows = [Difference(key, [column.get(key) for column in columns]) for key in keys]
+    return len(keys), [row for row in rows if len(set(row.values)) > 1]
+
+
+def same_data(a: Experiment, b: Experiment) -> bool:
+    """Whether two experiments have the same data; how they came to the disk does not matter."""
+    return data_of(a) == data_of(b)
+
+
+def data_of(experiment: Experiment) -> str:
+    """The data section as text, without what does not change the data."""
+    return json.dumps(experiment.data.model_dump(mode="json", exclude={"download", "workers"}), sort_keys=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- metrics
+
+
+def shared_metrics(founds: list[Found]) -> list[tuple[str, str]]:
+    """(stage, metric) that at least two runs have, in order of appearance; no error bars."""
+    all_keys = [
+        [(stage, name) for stage, series in found.metrics.stages.items() for name in series] for found in founds
+    ]
+    counts = {key: sum(key in keys for keys in all_keys) for key in dict.fromkeys(k for keys in all_keys for k in keys)}
+    return [key for key, n in counts.items() if n >= 2 and not key[1].endswith("_standard_error")]
+
+
+def _last_values(founds: list[Found]) -> list[tuple[str, str, list[float | None]]]:
+    rows = []
+    for stage, name in shared_metrics(founds):
+        series = [found.metrics.stages.get(stage, {}).get(name) for found in founds]
+        rows.append((stage, name, [float(s.values[-1]) if s is not None and len(s.values) else None for s in series]))
+    return rows
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+def _scores(founds: list[Found]) -> list[Scores]:
+    """The newest of each run, under what they must share to be compared."""
+    groups: dict[tuple[str, ...], list[dict[str, Any] | None]] = {}
+    for i, found in enumerate(founds):
+        for score in found.scores:
+            for record in [score.record] if score.metric != "verdict" else _of_verdict(score.record, found):
+                if not isinstance(record.get("value"), int | float):
+                    continue
+                entry = {key: record.get(key) for key in ("value", "standard_error", "samples", "n_fake", "n_real")}
+                groups.setdefault(_shared(record, found), [None] * len(founds))[i] = entry
+    return [Scores(key[0], key[1], key[2], key[3], key[4], entries) for key, entries in groups.items()]
+
+
+def _shared(record: dict[str, Any], found: Found) -> tuple[str, ...]:
+    """What scores must have in common. A split is that of the data of its own run, whatever its name."""
+    data = data_of(found.run.experiment) if "split" in record and found.run is not None else ""
+    reference = str(record.get("reference"))
+    if reference.partition("/")[0] in _names(found):
+        data = str(found.path)  # a sample set of its own
+    return (
+        *(str(record.get("metric")), _of(record, found), str(record.get("features")), str(record.get("weights_hash"))),
+        *(reference, data, *(str(record.get(key)) for key in ALIKE)),
+    )
+
+
+def _of(record: dict[str, Any], found: Found) -> str:
+    """Whether the samples are of the base, of chains or of a flow; else their name."""
+    if "side" in record:
+        return str(record["side"])
+    samples = str(record.get("samples"))
+    own = next((s for s in found.sets if samples in (str(s.path), *(f"{run}/{s.name}" for run in _names(found)))), None)
+    if own is None and samples.startswith("run:"):
+        return "base"
+    return SIDES[own.kind] if own is not None else samples
+
+
+def _names(found: Found) -> set[str]:
+    """The name of the run's folder, and the one it was made with."""
+    return {found.name, str(found.record.get("run", found.name))}
+
+
+def _of_verdict(record: dict[str, Any], found: Found) -> list[dict[str, Any]]:
+    """The scores within a verdict, as records of their own."""
+    data = found.run.experiment.data if found.run is not None else None
+    name = getattr(data, "name", None) or getattr(data, "kind", "data")
+    rows = []
+    for split, entry in (record.get("references") or {}).items():
+        for metric in ("fid", "kid"):
+            for side in ("base", "gebm"):
+                rows.append(
+                    {key: record.get(key) for key in ("features", "weights_hash", *ALIKE)}
+                    | {"metric": metric, "side": {"base": "base", "gebm": "GEBM"}[side], "samples": record.get(side)}
+                    | {"reference": f"{name}:{split}", "split": split, "n_fake": record.get(f"n_{side}")}
+                    | {"n_real": entry.get("n_real"), "value": entry.get(f"{metric}_{side}")}
+                    | {"standard_error": entry.get(f"{metric}_{side}_standard_error")}
+                )
+    return rows
+
+
+def _uneven(scores: list[Scores]) -> list[str]:
+    """FIDs of different numbers of samples differ by their bias alone."""
+    told = []
+    for row in scores:
+        sizes = {(e["n_fake"], e["n_real"]) for e in row.entries if e is not None}
+        if row.metric == "fid" and len(sizes) > 1:
+            counts = ", ".join(sorted({str(n) for n, _ in sizes}))
+            told.append(
+                f"FID of {row.of} against {row.reference}: is of different numbers of samples ({counts}), and its bias depends on "
+                "them; compare at equal n, or by KID"
+            )
+    return told
+
+
+# ------------------------------------------------------------------------------------------------------------- samples
+
+
+def pairs_to_test(founds: list[Found], labels: list[str]) -> tuple[dict[tuple[int, int], str], list[str]]:
+    """(i, j) -> `chains` or `base`, which sets of two runs are tested against each other, and why some are not."""
+    pairs: dict[tuple[int, int], str] = {}
+    left_out = []
+    for i, j in combinations(range(len(founds)), 2):
+        kind = next((k for k in ("chains", "base") if any(founds[x].newest(k) for x in (i, j))), None)
+        lacking = next((x for x in (i, j) if kind is None or founds[x].newest(kind) is None), None)
+        if kind is not None and lacking is None:
+            pairs[i, j] = kind
+            continue
+        why = f"{labels[i]} and {labels[j]}: "
+        if kind is None:
+            why += "neither has samples; `gebm sample` draws some"
+        else:
+            assert lacking is not None
+            option = "" if kind == "chains" else " --sampler none"
+            why += f"{labels[lacking]} has no {SIDES[kind]} samples; `gebm sample --run {labels[lacking]}{option}` draws some"
+            why += " (samples of a base are not tested against those of a GEBM)" if kind == "chains" else ""
+        left_out.append(why)
+    return pairs, left_out
+
+
+def value_with_error(value: float, error: float | None) -> str:
+    """`0.649 ± 0.10`: the value to the second digit of its standard error."""
+    if error is None or not 0 < error < math.inf or not abs(value) < 1e6:
+        return f"{value:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}" if decimals <= 6 else f"{value:.3g} ± {error:.2g}"

@@ -1,0 +1,174 @@
+"""Which of several runs has samples closer to the data: the relative test on KID for every two of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from gebm_cli.core.evaluation.kid import CUBIC
+from gebm_cli.core.mmd import Sums, difference_of, row_means, sums_against
+from gebm_cli.core.progress import Begin, Steps
+from gebm_cli.core.two_sample.multiple import holm
+from gebm_cli.errors import GebmError, UsageError
+from gebm_cli.experiment.distributed import World
+from gebm_cli.experiment.extraction import Side, extract
+from gebm_cli.experiment.inputs import Input, read_sample_set, split_of
+from gebm_cli.experiment.report.found import Found
+from gebm_cli.experiment.run import Run
+from gebm_cli.experiment.run_comparison import SIDES, pairs_to_test, same_data
+from gebm_cli.experiment.scoring import choose_features
+from gebm_cli.experiment.sides import shared_draws
+
+ALPHA = 0.05
+FEWEST = 4  # samples, below which no standard error is worth its name
+
+
+def compare_samples(
+    founds: list[Found],
+    labels: list[str],
+    device: torch.device,
+    begin: Begin,
+    features: str | None = None,
+    weights: str | None = None,
+) -> dict[str, Any]:
+    """The tests of every two runs against the first one's training data, what is left out and why, and what has to be known.
+
+    Each test is two-sided, for "both are equally far" (Bounliphone et al. 2016); of several the p-values are adjusted by Holm.
+    What cannot be tested is told and is no error, unless it is the features that were asked for.
+    """
+    tests: dict[str, Any] = {"tests": [], "left_out": [], "notes": []}
+    pairs, tests["left_out"] = pairs_to_test(founds, labels)
+    pairs = {pair: kind for pair, kind in pairs.items() if _has_its_data(pair, founds, labels, tests["left_out"])}
+    if not pairs:
+        return tests
+    try:
+        sides, reference, settings = _sides(founds, pairs, device, begin, features, weights)
+    except GebmError as error:
+        if features is not None or weights is not None:
+            raise
+        tests["left_out"].append(f"the samples cannot be compared: {error}")
+        return tests
+    tests |= {"reference": reference.name, "n_reference": reference.n, **settings, "alpha": ALPHA}
+    _add_tests(tests, pairs, sides, reference, labels)
+    return tests
+
+
+def _has_its_data(pair: tuple[int, int], founds: list[Found], labels: list[str], left_out: list[str]) -> bool:
+    first = founds[0].run
+    for i in pair:
+        run = founds[i].run
+        if first is None or run is None or not same_data(first.experiment, run.experiment):
+            left_out.append(
+                f"{labels[pair[0]]} and {labels[pair[1]]}: {labels[i]} was trained on other data than {labels[0]}, whose training "
+                "data are the reference"
+            )
+            return False
+    return True
+
+
+def _sides(
+    founds: list[Found],
+    pairs: dict[tuple[int, int], str],
+    device: torch.device,
+    begin: Begin,
+    features: str | None,
+    weights: str | None,
+) -> tuple[dict[tuple[int, str], Side], Side, dict[str, Any]]:
+    """Features of each run's newest set of each kind that is tested, and of the reference."""
+    wanted = sorted({(i, kind) for pair, kind in pairs.items() for i in pair})
+    sources = {}
+    for i, kind in wanted:
+        newest = founds[i].newest(kind)
+        assert newest is not None, "pairs_to_test has looked"
+        sources[i, kind] = read_sample_set(newest.path)
+    first = founds[0].run
+    assert isinstance(first, Run)
+    reference = split_of(first, "train")
+    for source in sources.values():
+        if source.item_shape != reference.item_shape:
+            raise UsageError(
+                f"{source.name}: has samples of {source.item_shape}, and {reference.name} {reference.item_shape}"
+            )
+    learning = Steps(begin, "classifier", "images")
+    one = next(iter(sources.values()))
+    network = choose_features(one, reference, first, features, weights, device, "inception", learning)
+    real = extract(
+        network, reference, World(), True, begin(f"features of {reference.name}", "images", len(reference.data))
+    )
+    sides = {}
+    for key, source in sources.items():
+        tell = begin(f"features of {source.name}", "images", len(source.data))
+        sides[key] = extract(network, source, World(), False, tell)
+    return sides, real, network.settings()
+
+
+def _add_tests(
+    tests: dict[str, Any],
+    pairs: dict[tuple[int, int], str],
+    sides: dict[tuple[int, str], Side],
+    reference: Side,
+    labels: list[str],
+) -> None:
+    real = reference.require_features("the comparison")
+    own = row_means(CUBIC, real) if len(real) >= FEWEST else None
+    sums: dict[tuple[int, str], Sums] = {}
+    for (i, j), kind in pairs.items():
+        two = sides[i, kind], sides[j, kind]
+        few = next((s for s in (reference, *two) if (s.n or 0) < FEWEST), None)
+        if few is not None:
+            tests["left_out"].append(
+                f"{labels[i]} and {labels[j]}: {few.name} holds {few.n} samples, and the test needs {FEWEST}"
+            )
+            continue
+        for x, side in zip((i, j), two, strict=True):
+            if (x, kind) not in sums:
+                sums[x, kind] = sums_against(real, side.require_features("the comparison"), CUBIC, own)
+        tests["tests"].append(_tested(sums[i, kind], sums[j, kind], two, (labels[i], labels[j]), kind))
+        tests["notes"] += [note for note in _dependent(*two) if note not in tests["notes"]]
+    _adjust(tests["tests"])
+
+
+def _tested(x: Sums, y: Sums, sides: tuple[Side, Side], labels: tuple[str, str], kind: str) -> dict[str, Any]:
+    found = difference_of(y, x)  # b minus a
+    assert found.x is not None and found.y is not None
+    p = 2 * min(found.p_less, 1 - found.p_less) if found.standard_error > 0 else math.nan
+    return {
+        "a": labels[0],
+        "b": labels[1],
+        "of": SIDES[kind],
+        "samples_a": sides[0].name,
+        "samples_b": sides[1].name,
+        "n_a": sides[0].n,
+        "n_b": sides[1].n,
+        "kid_a": found.y.value,
+        "kid_a_standard_error": found.y.standard_error,
+        "kid_b": found.x.value,
+        "kid_b_standard_error": found.x.standard_error,
+        "kid_b_minus_a": found.value,
+        "standard_error": found.standard_error,
+        "p_value": p,
+    }
+
+
+def _dependent(a: Side, b: Side) -> list[str]:
+    """What is to be known of two sets that are not independent."""
+    if a.row_counts == b.row_counts:
+        return [f"{a.name} and {b.name}: hold the same samples, so no difference can be found between them"]
+    streams = [side.source.stream for side in (a, b) if isinstance(side.source, Input)]
+    if len(streams) == 2 and streams[0] is not None and streams[0] == streams[1]:  # of a run and a copy of its folder
+        return [f"{a.name} and {b.name}: were drawn with the same random numbers, and are taken for independent"]
+    return shared_draws(a, b)
+
+
+def _adjust(tests: list[dict[str, Any]]) -> None:
+    """Holm's p-values beside the own ones, and which run is closer where the difference is significant."""
+    known = {k: test["p_value"] for k, test in enumerate(tests) if not math.isnan(test["p_value"])}
+    adjusted = holm(known)
+    for k, test in enumerate(tests):
+        p = adjusted.get(k, math.nan)
+        if len(tests) > 1:
+            test["p_value_holm"] = p
+        closer = test["a"] if test["kid_b_minus_a"] > 0 else test["b"]
+        test |= {"significant": bool(p <= ALPHA), "closer": closer if p <= ALPHA else None}
