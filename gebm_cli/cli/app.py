@@ -17,6 +17,7 @@ import typer
 
 from gebm_cli import __version__
 from gebm_cli.cli import (
+    compare,
     divergence,
     doctor,
     evaluate,
@@ -60,6 +61,7 @@ for module in (
     flow,
     verdict,
     report,
+    compare,
     new,
     show,
     validate,
