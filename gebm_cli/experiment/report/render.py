@@ -24,7 +24,7 @@ SHORT_TEXT, LONG_WORD = 16, 30  # letters
 SCALE = (
     1.25  # CSS pixels of a unit of a drawing, where there is room: its text of 10 or 11 units is as large as the page's
 )
-WIDTH = 960  # CSS pixels that a small picture is enlarged to at most, by a whole number
+WIDEST_PIXELS = 440  # CSS pixels that a small picture is enlarged to at most, by a whole number; two stand side by side
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,5 @@ def shown_size(block: Picture | Slider, content: bytes) -> dict[str, Any]:
             width, height = image.size
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
         return {}
-    limit = WIDTH // 2 if isinstance(block, Slider) and block.beside else WIDTH
-    times = max(1, limit // (2 * width)) if block.pixelated else 1
+    times = max(1, WIDEST_PIXELS // width) if block.pixelated else 1
     return {"width": width * times, "height": height * times}

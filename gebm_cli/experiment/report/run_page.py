@@ -13,7 +13,7 @@ from gebm_cli.experiment.report.found import Found, find
 from gebm_cli.experiment.report.render import render
 from gebm_cli.experiment.report.told_runs import again, clock, commit, experiment, learning, seconds_of, what_was_run
 from gebm_cli.experiment.report.told_samples import energies, mixing, neighbours, samples
-from gebm_cli.experiment.report.told_scores import divergences, headline, scores, tests
+from gebm_cli.experiment.report.told_scores import comparisons, divergences, headline, scores, tests
 
 NAME = "report.html"
 # In the order of what a reader asks: is it better, how do the samples look, can they be trusted, how was it made.
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[Found], Section | list[Section]]] = {
     "Divergences": divergences,
     "Energies": energies,
     "Chains": mixing,
+    "Samplers compared": comparisons,
     "Nearest neighbours": neighbours,
     "Learning curves": learning,
     "What was run": what_was_run,

@@ -8,6 +8,7 @@ from typing import Any
 
 from gebm_cli.experiment.report.blocks import Block, Cell, Missing, Row, Section, Table, Text
 from gebm_cli.experiment.report.figures import null_histogram
+from gebm_cli.experiment.report.film import picture_of
 from gebm_cli.experiment.report.found import Found, Score, typed
 
 PLAIN_SCORES = ("fid", "kid", "is", "prdc", "fd-mmd", "energy-distance", "kid-difference")
@@ -212,3 +213,39 @@ def divergences(found: Found) -> list[Section]:
 def _divergence(told: dict[str, Any]) -> list[Cell]:
     value: Cell = f"at least {_short(told.get('at_least'))}" if told.get("infinite") else told.get("value")
     return [told.get("kind"), value, told.get("standard_error"), told.get("direction"), told.get("estimator")]
+
+
+def comparisons(found: Found) -> list[Section]:
+    """The newest sweep or comparison of samplers; no section where there was none."""
+    records = [s for s in found.scores if isinstance(s.record.get("sets"), list)]
+    if not records:
+        return []
+    score = records[-1]
+    rows = [_compared(one) for one in score.record["sets"] if isinstance(one, dict)]
+    columns = [
+        "set",
+        "sampler or setting",
+        "beta",
+        "steps",
+        "acceptance",
+        "R-hat",
+        "ESS bulk",
+        "ESS per gradient",
+        "mixed",
+    ]
+    blocks: list[Block] = [Table(columns, rows, f"{score.path.name}, {len(rows)} sets")]
+    picture = picture_of(
+        score.path.with_suffix(".png"),
+        "Scores of the compared sets against cost",
+        "Quality against cost",
+        typed(score.record),
+    )
+    blocks += [picture] if picture is not None else []
+    return [Section("comparison", "Samplers compared", blocks)]
+
+
+def _compared(one: dict[str, Any]) -> list[Cell]:
+    mixed = one.get("mixed")
+    keys = ("beta", "n_steps", "acceptance", "rhat", "ess_bulk", "ess_per_gradient")
+    verdict = one.get("error") or (None if mixed is None else "yes" if mixed else "no")
+    return [one.get("set"), one.get("label"), *(one.get(key) for key in keys), verdict]

@@ -168,7 +168,10 @@ def printed(page):
     """On paper, on which nothing can be opened: folded parts that are not shown, and controls that are."""
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = false)")
     page.emulate_media(media="print")
-    wrong = page.evaluate(PRINTED)
+    for _ in range(20):  # the browser lays folded parts out in its own time
+        if not (wrong := page.evaluate(PRINTED)):
+            break
+        page.wait_for_timeout(50)
     page.emulate_media(media="screen")
     return wrong
 

@@ -160,7 +160,7 @@ def test_columns_of_numbers_alone_stand_to_the_right():
 
 
 @pytest.mark.parametrize(
-    ("size", "beside", "width"), [((8, 4), "", 480), ((8, 4), "base", 240), ((700, 9), "", 700), ((300, 9), "", 300)]
+    ("size", "beside", "width"), [((8, 4), "", 440), ((197, 4), "base", 394), ((700, 9), "", 700), ((300, 9), "", 300)]
 )
 def test_small_pixels_are_enlarged_by_a_whole_number(size, beside, width):
     """And the size is told in advance, so that nothing moves while the page loads."""
