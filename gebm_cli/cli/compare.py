@@ -12,7 +12,7 @@ import typer
 from gebm_cli.cli.completion import complete_runs
 from gebm_cli.cli.evaluate import FeaturesOption, Weights, check_features
 from gebm_cli.cli.options import Device, Json, RunsDir, print_result, resolve
-from gebm_cli.cli.progress import phases
+from gebm_cli.cli.progress import Quiet, phases
 from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.files import write_atomically
 from gebm_cli.experiment.run import runs_root
@@ -47,6 +47,7 @@ def compare(
     features: FeaturesOption = None,
     weights: Weights = None,
     device: Device = "auto",
+    quiet: Quiet = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:

@@ -7,6 +7,8 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+ERROR = "_standard_error"  # of a figure's name: the figure is the error of the one without it
+
 RECENT_S = 15.0
 TICK_S = 0.25
 SMALLER_IS_BETTER = {"nll", "kid", "fid"}  # words of a name

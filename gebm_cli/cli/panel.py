@@ -16,12 +16,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.panel import Panel
 from rich.text import Text
 
-from gebm_cli.cli.measures import Figure, History, Pace, clock_text, direction, memory
+from gebm_cli.cli.measures import ERROR, Figure, History, Pace, clock_text, direction, memory
 from gebm_cli.cli.sparkline import sparkline
 
 MOST_ROWS = 14  # of figures; the panel is to leave room for what was there before
 MEMORY_S = 1.0
-ERROR = "_standard_error"
 
 
 class Board:

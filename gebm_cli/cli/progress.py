@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from gebm_cli.cli.measures import clock_text
+from gebm_cli.cli.measures import ERROR, clock_text
 from gebm_cli.cli.panel import Board
 
 PLAIN_EVERY_S = 10.0
@@ -146,7 +146,14 @@ def _live(title: str, unit: str) -> Iterator[Report]:
 
 
 def _spell(figures: dict[str, float]) -> str:
-    return "  ".join(f"{name.replace('_', '-')} {value:.4g}" for name, value in figures.items())
+    """`kale-train 0.929 +- 0.013`: a standard error beside what it is of."""
+
+    def told(name: str, value: float) -> str:
+        error = figures.get(name + ERROR)
+        return f"{name.replace('_', '-')} {value:.4g}" + ("" if error is None else f" +- {error:.2g}")
+
+    own = [name for name in figures if not (name.endswith(ERROR) and name.removesuffix(ERROR) in figures)]
+    return "  ".join(told(name, figures[name]) for name in own)
 
 
 def _plain(title: str, unit: str) -> Report:

@@ -245,3 +245,9 @@ def test_a_variable_makes_every_command_quiet(monkeypatch):
     runner, app = CliRunner(), small_app()
     assert [runner.invoke(app, argv).output for argv in (["work"], ["work", "-q"], ["work"])] == ["quiet\n"] * 3
     assert os.environ["GEBM_QUIET"] == "1"
+
+
+def test_plain_lines_set_an_error_beside_what_it_is_of(capsys):
+    with progress("training") as report:
+        report(1, 1, {"kale": 0.5, "kale_standard_error": 0.0123, "lone_standard_error": 1.0})
+    assert "kale 0.5 +- 0.012  lone-standard-error 1" in capsys.readouterr().err
