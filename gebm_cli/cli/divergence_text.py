@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from gebm_cli.cli.tables import drawn, table_of
+from gebm_cli.cli.tables import drawn, seen, table_of
 from gebm_cli.core.divergences.names import F_DIVERGENCES
 from gebm_cli.experiment.divergence_words import direction_of, spelled
 
@@ -53,11 +53,8 @@ def _critic(divergences: list[dict[str, Any]]) -> list[str]:
 
 
 def _what(record: dict[str, Any]) -> str:
-    of_points = record["features"] == "pixels" and len(record.get("x_resolution", ())) == 1
-    seen = "the columns" if of_points else f"{record['features']} features"
-    seen += ", standardised" if record["standardised"] else " as they are" if of_points else ""
     sides = "; ".join(f"{p}: {record[f'n_{k}']:,} of {record[k]}" for p, k in (("A (P)", "x"), ("B (Q)", "y")))
-    return f"{sides}; {seen}; +- is one standard error"
+    return f"{sides}; {seen(record)}; +- is one standard error"
 
 
 def _settings(told: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +14,13 @@ def table_of(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True)
     return table
+
+
+def seen(record: dict[str, Any]) -> str:
+    """What was compared: `classifier features`; of points, whose features are the data themselves, `the columns`."""
+    of_points = record["features"] == "pixels" and len(record.get("x_resolution", ())) == 1
+    told = "the columns" if of_points else f"{record['features']} features"
+    return told + (", standardised" if record.get("standardised") else " as they are" if of_points else "")
 
 
 def drawn(table: Table) -> str:

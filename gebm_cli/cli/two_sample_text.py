@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from gebm_cli.cli.tables import drawn, table_of
+from gebm_cli.cli.tables import drawn, seen, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +68,7 @@ def _how(found: dict[str, Any]) -> str:
         parts.append(f"learned on {found['n_trained_on'][0]} and {found['n_trained_on'][1]} others")
     if "n_kernels" in found:
         parts.append(f"the most telling of {found['n_kernels']} kernels")
-    parts.append(f"{found['features']} features")
+    parts.append(seen(found))
     stopped = " (stopped early: the decision is certain, p is an estimate)" if found["stopped_early"] else ""
     return ", ".join(parts) + f", {found['n_permutations']} relabellings{stopped}"
 
@@ -98,7 +98,7 @@ def _table(records: list[dict[str, Any]]) -> str:
         )
     first = records[0]
     return (
-        f"{drawn(table)}\n{first['test']}, {first['features']} features; MMD by one {_kernel(first['effect'])} for all pairs; "
+        f"{drawn(table)}\n{first['test']}, {seen(first)}; MMD by one {_kernel(first['effect'])} for all pairs; "
         f"Holm's correction keeps the chance of any false difference among the {len(records)} pairs below {first['alpha']:g}"
     )
 
@@ -118,7 +118,7 @@ def _relative(found: dict[str, Any]) -> str:
         for key, name in (("x", a), ("y", b))
     )
     sizes = f"{found['n_reference']}, {found['n_x']} and {found['n_y']} samples"
-    return f"{verdict}\n{values}\nrelative test on {sizes}, {_kernel(found)}, {found['features']} features"
+    return f"{verdict}\n{values}\nrelative test on {sizes}, {_kernel(found)}, {seen(found)}"
 
 
 def _power(found: dict[str, Any]) -> str:
@@ -127,7 +127,7 @@ def _power(found: dict[str, Any]) -> str:
     pilot = f"{found['x']} and {found['y']} as a pilot of {found['n_x']} and {found['n_y']} samples{split}"
     return (
         f"{pilot} (p = {found['p_value']:.3g}):\n{_needed(power)}\n{drawn(_curve(power))}\n"
-        f"{found['pilot_test']}, level {found['alpha']:g}, {_kernel(found)}, {found['features']} features"
+        f"{found['pilot_test']}, level {found['alpha']:g}, {_kernel(found)}, {seen(found)}"
     )
 
 

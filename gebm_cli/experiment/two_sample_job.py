@@ -100,8 +100,6 @@ def _require_relative(job: TwoSampleJob, sets: int) -> None:
         raise UsageError(
             f"--reference {job.reference}: is one of the two sets, and nothing is closer to it than itself; give a third"
         )
-    if job.picture is not None:
-        raise UsageError("--picture: the relative test has none; leave it out")
 
 
 def _require_power(job: TwoSampleJob, sets: int) -> None:

@@ -27,7 +27,7 @@ from gebm_cli.experiment.two_sample_panels import (
     plain,
     shorten,
 )
-from gebm_cli.experiment.two_sample_summaries import matrix_figure, power_figure
+from gebm_cli.experiment.two_sample_summaries import matrix_figure, power_figure, relative_figure
 from gebm_cli.experiment.writable import require_suffix
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ def save_test_picture(path: Path, picture: TestPicture) -> None:
 def save_power_picture(path: Path, curve: PowerCurve, pilot_n: tuple[int, int], alpha: float) -> None:
     """Predicted power against rows a side with its 10-90 % band, and the rows needed for the target. Raises as above."""
     save_figure(path, power_figure(curve, pilot_n, alpha))
+
+
+def save_relative_picture(path: Path, record: dict[str, Any]) -> None:
+    """Which of two sets is closer to a third, from the record of the relative test. Raises as above."""
+    save_figure(path, relative_figure(record))
 
 
 def save_matrix_picture(

@@ -22,6 +22,7 @@ from gebm_cli.experiment.extraction import Side
 from gebm_cli.experiment.score_job import Begin
 from gebm_cli.experiment.two_sample_drawing import draw_power
 from gebm_cli.experiment.two_sample_job import TwoSampleJob
+from gebm_cli.experiment.two_sample_pictures import save_relative_picture
 from gebm_cli.experiment.two_sample_records import EFFECT_ROWS, heading, n_of, tested
 from gebm_cli.experiment.two_sample_warnings import of_sides
 
@@ -41,7 +42,7 @@ def relative(job: TwoSampleJob, sides: list[Side], network: Features | None) -> 
     told = list(
         dict.fromkeys([*of_sides(a, reference, network), *of_sides(b, reference, network), *of_sides(a, b, network)])
     )
-    return {
+    record = {
         "test": "relative",
         "statistic": found.value,
         "standard_error": found.standard_error,
@@ -64,6 +65,9 @@ def relative(job: TwoSampleJob, sides: list[Side], network: Features | None) -> 
         "seconds": round(sum(side.seconds for side in sides) + time.monotonic() - start, 3),
         "warnings": told,
     }
+    if job.picture is not None:
+        save_relative_picture(Path(job.picture), record)
+    return record
 
 
 def _relative_kernel(job: TwoSampleJob, x: Tensor, y: Tensor, r: Tensor) -> Kernel:

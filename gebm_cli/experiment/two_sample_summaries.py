@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120
+NORMAL_95 = 1.959964
 WIDE = 8.0  # a range of sizes beyond which their axis is logarithmic
 WIDE_BAND = 1.5
 LONGEST_IN_MATRIX = 20
@@ -47,6 +48,42 @@ def power_figure(curve: PowerCurve, pilot_n: tuple[int, int], alpha: float) -> F
     plain(axes)
     figure.legend(loc="outside lower left", ncols=3, frameon=False)
     return figure
+
+
+def relative_figure(record: dict[str, Any]) -> Figure:
+    """MMD^2 of either set to the reference, and their difference with its 95 % interval, from the record of a relative test."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), dpi=DPI, layout="constrained")
+    axes, difference = figure.subplots(2, 1, height_ratios=[2, 1.2])
+    names = [shorten(str(record[key])) for key in ("x", "y")]
+    for place, (key, name, colour) in enumerate(zip(("x", "y"), names, COLOURS, strict=False)):
+        error = NORMAL_95 * record[f"mmd2_{key}_standard_error"]
+        axes.errorbar(
+            record[f"mmd2_{key}"], -place, xerr=error, fmt="o", color=colour, capsize=4, markersize=8, label=name
+        )
+    axes.set_yticks([0, -1], [f"A: {names[0]}", f"B: {names[1]}"])
+    axes.set(ylim=(-1.6, 0.6), xlabel=f"MMD² to {shorten(str(record['reference']))}; bars: 95 % interval")
+    error = NORMAL_95 * record["standard_error"]
+    difference.axvline(0, color=INK, linewidth=1, linestyle="--")
+    difference.errorbar(record["statistic"], 0, xerr=error, fmt="D", color=INK, capsize=4)
+    difference.set_yticks([])
+    difference.set_xlabel("MMD² of A less that of B: left of 0 A is closer, right of it B")
+    for panel in (axes, difference):
+        panel.grid(axis="x", color="0.93")
+        plain(panel)
+    figure.suptitle(relative_words(record, names))
+    return figure
+
+
+def relative_words(record: dict[str, Any], names: list[str]) -> str:
+    """Which of A and B is closer, with p."""
+    p = record["p_value"]
+    if not math.isfinite(p):
+        return "Nothing tells which of A and B is closer"
+    closer = {record["x"]: names[0], record["y"]: names[1]}.get(record["closer"])
+    told = "Neither is shown to be closer" if closer is None else f"{closer} is closer"
+    return f"{told} at level {record['alpha']:g}: two-sided p = {p:.3g}"
 
 
 def power_words(curve: PowerCurve, pilot_n: tuple[int, int]) -> str:

@@ -25,7 +25,7 @@ from gebm_cli.experiment.two_sample_panels import (
     shorten,
     speak_most,
 )
-from gebm_cli.experiment.two_sample_summaries import matrix_figure, power_figure, power_words
+from gebm_cli.experiment.two_sample_summaries import matrix_figure, power_figure, power_words, relative_figure
 
 KERNEL = Gaussian(1.0)
 
@@ -303,3 +303,38 @@ def test_matrix_of_zeros_and_unknowns(tmp_path):
         matrix_figure(list("abc"), torch.zeros(3, 3), unknown, unknown, 0.05).axes[0].texts[0].get_text()
         == "0\np unknown"
     )
+
+
+RELATIVE = {
+    "x": "mine",
+    "y": "yours",
+    "reference": "real",
+    "mmd2_x": 0.02,
+    "mmd2_x_standard_error": 0.004,
+    "mmd2_y": 0.05,
+    "mmd2_y_standard_error": 0.006,
+    "statistic": -0.03,
+    "standard_error": 0.005,
+    "p_value": 1e-4,
+    "alpha": 0.05,
+    "closer": "mine",
+}
+
+
+def test_relative_figure_shows_both_distances_and_their_difference(tmp_path):
+    figure = relative_figure(RELATIVE)
+    sets, difference = figure.axes
+    ends = [segment.get_segments()[0][:, 0] for container in sets.containers for segment in container[2]]
+    np.testing.assert_allclose(
+        ends, [[0.02 - 1.959964 * 0.004, 0.02 + 1.959964 * 0.004], [0.05 - 0.01175978, 0.05 + 0.01175978]], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        difference.containers[0][2][0].get_segments()[0][:, 0], [-0.03979982, -0.02020018], rtol=1e-6
+    )
+    assert "mine is closer" in figure.get_suptitle()
+    pictures.save_relative_picture(tmp_path / "relative.png", RELATIVE | {"closer": None, "p_value": math.nan})
+    assert Image.open(tmp_path / "relative.png").width > 500
+
+
+def test_relative_words_name_nobody_where_nothing_is_shown():
+    assert "Neither is shown" in relative_figure(RELATIVE | {"closer": None, "p_value": 0.3}).get_suptitle()
