@@ -51,7 +51,7 @@ def add_metrics(run: Run, stage: str, n: int = 40) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def add_chains(run: Run, name: str = "kla-001", images: bool = True) -> Path:
+def add_chains(run: Run, name: str = "kla-001", images: bool = True, **more) -> Path:
     """A sample set drawn by chains, with its frames, energies and two pictures."""
     folder = run.path / "samples" / name
     folder.mkdir(parents=True)
@@ -81,7 +81,7 @@ def add_chains(run: Run, name: str = "kla-001", images: bool = True) -> Path:
         "written": "2026-01-02T03:07:00+00:00",
         "argv": ["gebm", "sample", "--run", run.name],
     }
-    (folder / "sample.yaml").write_text(yaml.safe_dump(described))
+    (folder / "sample.yaml").write_text(yaml.safe_dump(described | more))
     return folder
 
 

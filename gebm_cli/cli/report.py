@@ -13,13 +13,14 @@ from gebm_cli.cli.completion import complete_runs
 from gebm_cli.cli.options import Json, RunsDir, print_result
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.run import find_run_folder, run_folders, runs_root
+from gebm_cli.experiment.writing import printable
 
 
 def register(app: typer.Typer) -> None:
     app.command(
         "report",
         epilog="""Examples:\n
-    gebm report                        (the newest run)\n
+    gebm report                        (the run that was touched last)\n
     gebm report digits-001 --open      (in the browser)\n
     gebm report digits-001 --out page.html""",
     )(report)
@@ -29,7 +30,7 @@ def report(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN]", help="A run, by name or path. Default: the newest.", autocompletion=complete_runs
+            metavar="[RUN]", help="A run, by name or path. Default: the one touched last.", autocompletion=complete_runs
         ),
     ] = None,
     out: Annotated[
@@ -43,13 +44,14 @@ def report(
 
     The page is also made anew after every stage of a run, unless GEBM_REPORT is off.
     """
+    from gebm_cli.experiment.report.page_file import require_page_place
     from gebm_cli.experiment.report.run_page import NAME, write_report
 
     start = time.monotonic()
     folder = _chosen(run, runs_dir)
     target = Path(out) if out is not None else folder / NAME
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out {out}: a page is a file that ends in .html")
+    if out is not None:
+        require_page_place(target, "--out")
     written = write_report(folder, target)
     result = {
         "run": folder.name,
@@ -57,7 +59,7 @@ def report(
         "bytes": written.stat().st_size,
         "seconds": round(time.monotonic() - start, 3),
     }
-    print_result(result, json, f"{folder.name}: {written}")
+    print_result(result, json, printable(f"{folder.name}: {written}"))
     if open_it:
         webbrowser.open(written.resolve().as_uri())
 

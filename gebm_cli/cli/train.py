@@ -20,6 +20,7 @@ from gebm_cli.cli.options import (
     Overrides,
     RunName,
     RunsDir,
+    closing_with,
     open_named_run,
     print_result,
     refuse_overrides,
@@ -144,7 +145,7 @@ def train_energy(
         of_base = chosen
         chosen, _ = _of_first(world, lambda: (energy_run(of_base, loaded, root), None))
         if world.first and chosen.name != of_base.name:
-            print(f"train-energy: another energy, so a new run with the base of {of_base.name}", file=sys.stderr)
+            say(f"train-energy: another energy, so a new run with the base of {of_base.name}")
     work = partial(train, stage="train-energy", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
     _finish("train-energy", chosen, json, tensorboard, lambda run, report: work(run, report=report))
 
@@ -174,7 +175,7 @@ def _finish(
         work(run, lambda step, total, figures: None)
         return
     say(f"{stage}: run {run.path}, seed {run.seed}")
-    with ExitStack() as open_reports:
+    with closing_with(run), ExitStack() as open_reports:
         reports: list[Report] = [open_reports.enter_context(progress(f"{stage} {run.name}", panel=True))]
         if tensorboard:
             from gebm_cli.experiment.event_files import event_files

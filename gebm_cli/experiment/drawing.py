@@ -151,7 +151,7 @@ def _assemble(
         described["track"] = scorer.describe() | {"scores": _track(folder, jobs, scorer, found.seconds, begin)}
     training = dataset_at_hand(order.run.experiment)
     at_hand = None if isinstance(training, str) else training
-    sampleset.keep_shown(folder, jobs.gebm, kept, torch.cat(found.energies), at_hand, order.seed)
+    sampleset.keep_shown(folder, jobs.gebm, kept, jobs.keeps[0], torch.cat(found.energies), at_hand, order.seed)
     if is_images(writer.first):
         if isinstance(training, str):
             warn(f"nearest.png is left out: {training}")

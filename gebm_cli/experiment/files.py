@@ -101,6 +101,11 @@ def partial_folder(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def unfinished(parent: Path) -> list[Path]:
+    """The paths in `parent` that are being filled, or were when their process stopped."""
+    return sorted(p.with_name(p.name[1 : -len(".partial")]) for p in parent.glob(".*.partial"))
+
+
 @contextmanager
 def name_given_back(path: Path) -> Iterator[None]:
     """Where the block fails and leaves nothing to go on with, an empty folder at `path`, a name kept free, goes."""

@@ -26,6 +26,7 @@ from gebm_cli.experiment.load import load_experiment, to_yaml
 from gebm_cli.experiment.schema import Experiment
 
 TRAINED = "completed"
+PATIENCE_S = 0.3  # for another process that only looks whether the run is held
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Run:
             UsageError: another process holds it.
         """
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.path / ".lock", timeout=PATIENCE_S, poll_interval=0.02):
                 yield
         except Timeout:
             raise UsageError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +39,34 @@ def kind_of(described: dict[str, Any]) -> Literal["base", "chains", "flow"]:
     return "base" if described.get("sampler") == "none" else "flow" if "flow" in described else "chains"
 
 
-def sample_sets(run_path: Path) -> list[SampleSet]:
-    """Every finished sample set in the run's folder, oldest first."""
+def sample_sets(run_path: Path, tell: Callable[[str], None] | None = None) -> list[SampleSet]:
+    """Every finished sample set in the run's folder, oldest first.
+
+    Args:
+        tell: told of a set that cannot be read, which is then passed over.
+
+    Raises:
+        GebmError: a set cannot be read, and there is nobody to tell.
+    """
     found = []
-    for path in (run_path / "samples").glob("[!.]*/sample.yaml"):
-        described = describe_sample_set(path.parent)
-        found.append((path.stat().st_mtime, path.parent, described))
-    return [SampleSet(path, described, kind_of(described)) for _, path, described in sorted(found, key=lambda f: f[:2])]
+    for file in (run_path / "samples").glob("[!.]*/sample.yaml"):
+        try:
+            described = describe_sample_set(file.parent)
+        except GebmError as error:
+            if tell is None:
+                raise
+            tell(str(error))
+            continue
+        found.append((when(file, described), SampleSet(file.parent, described, kind_of(described))))
+    return [one for _, one in sorted(found, key=lambda f: (f[0], f[1].name))]
+
+
+def when(file: Path, described: dict[str, Any]) -> float:
+    """When a record was written, in seconds: by its own word, else by the file's time, which copying changes."""
+    try:
+        return datetime.fromisoformat(str(described["written"])).timestamp()
+    except (KeyError, ValueError):
+        return file.stat().st_mtime
 
 
 def newest_sample_set(run: Run, base: bool | None = None) -> Path:

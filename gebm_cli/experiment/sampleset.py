@@ -23,6 +23,7 @@ N_FRAMES = 25
 N_TYPICAL = 200
 N_SHOWN = 36  # chains in the film of a report
 N_SHOWN_POINTS = 1000
+WIDEST_SHOWN = 64  # pixels
 N_ENERGIES = 1000  # of data and base, for the histogram of energies
 MOST_DECODED = 250_000  # training images that are decoded anew for one picture
 
@@ -104,13 +105,17 @@ def chain_pictures(
 
 @torch.no_grad()
 def keep_shown(
-    folder: Path, gebm: Gebm, frames: list[tuple[int, Tensor]], energies: Tensor, data: Dataset | None, seed: int
+    folder: Path,
+    gebm: Gebm,
+    frames: list[tuple[int, Tensor]],
+    keep: int,
+    energies: Tensor,
+    data: Dataset | None,
+    seed: int,
 ) -> None:
-    """shown.npz: what a report draws of the set. `steps` and `frames` of the first chains, as they are stored; energies of the
-    `samples`, of draws of the `base`, and of `train` and `held_out` data where the data set is at hand."""
-    shown = [decode(gebm, z) for _, z in frames]
-    n = N_SHOWN if is_images(shown[0]) else N_SHOWN_POINTS
-    film = torch.stack([points[:n] for points in shown])
+    """shown.npz: what a report draws of the set. `steps` and `frames` of the first chains, of which `keep` were asked for, with
+    images at most 64 pixels wide; energies of the `samples`, of draws of the `base`, and of `train` and `held_out` data."""
+    film = torch.stack([_small(decode(gebm, z)[:keep]) for _, z in frames])
     arrays = {"steps": torch.tensor([step for step, _ in frames]), "samples": energies[: 5 * N_ENERGIES]}
     arrays["frames"] = film.permute(0, 1, 3, 4, 2) if film.dim() == 5 else film
     if gebm.energy is not None:
@@ -125,6 +130,18 @@ def keep_shown(
             ]
             arrays |= {name: torch.cat(parts)} if parts else {}
     np.savez_compressed(folder / "shown.npz", **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+
+
+def _small(data: Tensor) -> Tensor:
+    """The first chains, images averaged down to tiles of a film."""
+    if not is_images(data):
+        return data[:N_SHOWN_POINTS]
+    images = data[:N_SHOWN]
+    scale = WIDEST_SHOWN / max(images.shape[-2:])
+    if scale >= 1:
+        return images
+    size = [max(1, round(scale * side)) for side in images.shape[-2:]]
+    return torch.nn.functional.interpolate(images.float(), size, mode="area").round().to(torch.uint8)
 
 
 def trace_picture(

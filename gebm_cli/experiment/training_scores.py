@@ -62,7 +62,7 @@ def _likelihood_score(training: Training, data: Points, density: bool, seed: int
         log_z = log_partition(training, LOG_PARTITION_SAMPLES, make_seed(seed, training))
         if density:
             return nll(base, training.energy, data, training.generator.device, log_z)
-        return kale_of(energies(training.energy, data, training.generator.device), log_z)
+        return kale_of(energies(training.energy, data, training.generator.device, affordable(training)), log_z)
     finally:
         training.base.train(training.train_base)
         training.energy.train()
@@ -123,19 +123,26 @@ def samples(base: nn.Module, training: Training, n: int, generator: torch.Genera
     return torch.cat([to_uint8(p) if images else p for p in parts])
 
 
+def affordable(training: Training) -> int:
+    """Points in one forward pass: no more than a training step takes with gradients, so memory that sufficed suffices."""
+    return max(1, min(1000, training.batches.batch_size // training.method.parts))
+
+
 @torch.no_grad()
-def energies(energy: Energy, data: Points, device: torch.device) -> Tensor:
-    """E at all points, (n,) float64."""
-    return torch.cat([energy(to_float(batch.to(device))).double() for batch in data.split(1000)])
+def energies(energy: Energy, data: Points, device: torch.device, size: int = 1000) -> Tensor:
+    """E at all points, (n,) float64, `size` of them at a time."""
+    return torch.cat([energy(to_float(batch.to(device))).double() for batch in data.split(size)])
 
 
 def log_partition(training: Training, n: int, generator: torch.Generator) -> LogMeanExp:
     """Log-mean-exp of -E over n base samples."""
+    size = affordable(training)
 
     @torch.no_grad()
     def values() -> Iterator[Tensor]:
-        for start in range(0, n, 1000):
-            yield -training.energy(training.base(training.prior.sample(min(1000, n - start), generator)))
+        for start in range(0, n, 1000):  # the latents do not depend on what is affordable
+            for z in training.prior.sample(min(1000, n - start), generator).split(size):
+                yield -training.energy(training.base(z))
 
     return log_mean_exp(values())
 
@@ -201,7 +208,7 @@ class Monitor:
             log_z = log_partition(training, MONITORED, make_generator(self.seed, "monitor", device=device))
             found = _named("log_partition_estimate", Estimate(log_z.value, log_z.standard_error))
             for name, points in self.splits.items():
-                found |= _named(name, kale_of(energies(training.energy, points, device), log_z))
+                found |= _named(name, kale_of(energies(training.energy, points, device, affordable(training)), log_z))
             return found
         finally:
             training.base.train(training.train_base)
@@ -234,7 +241,7 @@ def closing_figures(training: Training, dataset: Dataset, n: int, seed: int) -> 
         if data is None or len(data) < 2:
             continue
         if energy is not None and log_z is not None:
-            e = energies(energy, data, device)
+            e = energies(training.energy, data, training.generator.device, affordable(training))
             figures |= _named(f"kale_{split}", kale_of(e, log_z))
         if has_density(base):
             figures |= _named(f"nll_{split}", nll(base, energy, data, device, log_z))

@@ -9,12 +9,16 @@ from typing import Any
 
 from gebm_cli.errors import GebmError
 from gebm_cli.experiment.files import read_yaml
+from gebm_cli.experiment.report.film import Shown, read_shown
 from gebm_cli.experiment.report.series import Metrics, read_metrics
 from gebm_cli.experiment.run import Run, open_run
-from gebm_cli.experiment.sample_sets import SampleSet, sample_sets
+from gebm_cli.experiment.sample_sets import SampleSet, sample_sets, when
 from gebm_cli.experiment.showing import Resolved, resolve
 
 STAGES = ("train-base", "train-energy")
+PLAIN = ("value", "samples", "features")
+NEEDED = {"verdict": ("references", "base", "gebm"), "two-sample-test": ("x", "y", "p_value", "features")}
+NEEDED |= dict.fromkeys(("fid", "kid", "is", "prdc", "fd-mmd", "energy-distance"), PLAIN)
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,26 @@ class Found:
     sets: list[SampleSet]
     scores: list[Score]
     problems: list[str] = field(default_factory=list)
+    _shown: dict[Path, Shown | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def address(self) -> str:
+        """What `--run` takes: the name of a run in a folder `runs`, else its path."""
+        return self.name if self.path.absolute().parent.name == "runs" else str(self.path)
+
+    def shown(self, samples: SampleSet) -> Shown | None:
+        """What shown.npz of a set holds, read once.
+
+        Raises:
+            GebmError: it is damaged.
+        """
+        if samples.path not in self._shown:
+            self._shown[samples.path] = read_shown(samples.path)
+        return self._shown[samples.path]
 
     @property
     def is_gebm(self) -> bool:
@@ -63,7 +83,15 @@ class Found:
     def command(self, stage: str) -> str:
         """What was typed to begin a stage, else what would be."""
         first = next((s for s in self.sessions if s.get("stage") == stage), {})
-        return typed(first) or f"gebm {stage} --run {self.name}"
+        return self.repeatable(first) or shlex.join(["gebm", stage, "--run", self.address])
+
+    def repeatable(self, session: dict[str, Any]) -> str:
+        """The command line of a session, with the seed that was drawn where a run began without one."""
+        words = session.get("argv")
+        begins = self.sessions and session == self.sessions[0] and isinstance(words, list)
+        if not begins or session.get("seed") is None or {"--run", "--seed"} & {str(w).partition("=")[0] for w in words}:
+            return typed(session)
+        return shlex.join([*map(str, words), "--seed", str(session["seed"])])
 
     def done(self, stage: str) -> bool:
         """Whether a stage ended well, or has nothing to train."""
@@ -100,7 +128,7 @@ def find(path: Path) -> Found:
         record=record,
         sessions=attempt(lambda: _sessions(run, record), []),
         metrics=attempt(lambda: read_metrics(path / "metrics.jsonl"), Metrics({}, 0, 0)),
-        sets=attempt(lambda: sample_sets(path), []),
+        sets=attempt(lambda: sample_sets(path, problems.append), []),
         scores=attempt(lambda: _scores(path, problems), []),
         problems=problems,
     )
@@ -116,7 +144,8 @@ def _mapping(path: Path) -> dict[str, Any]:
 def _sessions(run: Run | None, record: dict[str, Any]) -> list[dict[str, Any]]:
     """The sessions in order; one marked running is told as crashed, but for the last while a process holds the run."""
     sessions = [s for s in record.get("stages") or [] if isinstance(s, dict)]
-    alive = sessions[-1:] if run is not None and run.is_locked() else []
+    running = sessions and sessions[-1].get("status") == "running"
+    alive = sessions[-1:] if running and run is not None and run.is_locked() else []
     return [s | {"status": "crashed"} if s.get("status") == "running" and s not in alive else s for s in sessions]
 
 
@@ -124,9 +153,13 @@ def _scores(path: Path, problems: list[str]) -> list[Score]:
     """The records of evaluation/, oldest first; one that cannot be read is told and passed over."""
     paths = [p for p in (path / "evaluation").glob("[!.]*.yaml") if p.stat().st_size]
     found = []
-    for file in sorted(paths, key=lambda p: (p.stat().st_mtime, p.name)):
+    for file in paths:
         try:
-            found.append(Score(file, _mapping(file)))
+            score = Score(file, _mapping(file))
+            lacking = [key for key in NEEDED.get(score.metric, ()) if score.record.get(key) is None]
+            if lacking:
+                raise GebmError(f"{file}: is incomplete (no {', '.join(lacking)}); it was cut off or changed by hand")
+            found.append(score)
         except GebmError as error:
             problems.append(str(error))
-    return found
+    return sorted(found, key=lambda score: (when(score.path, score.record), score.path.name))

@@ -7,17 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from gebm_cli.experiment.files import write_atomically
 from gebm_cli.experiment.report.blocks import Missing, Page, Section, Text
 from gebm_cli.experiment.report.found import Found, find
+from gebm_cli.experiment.report.glossary import words
+from gebm_cli.experiment.report.next_steps import next_step
+from gebm_cli.experiment.report.page_file import write_page
 from gebm_cli.experiment.report.render import render
+from gebm_cli.experiment.report.told_chains import mixing, neighbours
 from gebm_cli.experiment.report.told_runs import again, clock, commit, experiment, learning, seconds_of, what_was_run
-from gebm_cli.experiment.report.told_samples import energies, mixing, neighbours, samples
+from gebm_cli.experiment.report.told_samples import energies, samples
 from gebm_cli.experiment.report.told_scores import comparisons, divergences, headline, scores, tests
 
 NAME = "report.html"
 # In the order of what a reader asks: is it better, how do the samples look, can they be trusted, how was it made.
 PARTS: dict[str, Callable[[Found], Section | list[Section]]] = {
+    "Next step": next_step,
     "Samples": samples,
     "Scores": scores,
     "Two-sample tests": tests,
@@ -30,6 +34,7 @@ PARTS: dict[str, Callable[[Found], Section | list[Section]]] = {
     "What was run": what_was_run,
     "Experiment": experiment,
     "How to reproduce": again,
+    "What the words mean": words,
 }
 OF_NETWORKS = {"Energies", "Chains", "Nearest neighbours"}
 
@@ -41,8 +46,7 @@ def write_report(path: Path, target: Path | None = None) -> Path:
         GebmError: it cannot be written.
     """
     target = target or path / NAME
-    page = render(page_of(find(path)))
-    write_atomically(target, page.encode("utf-8", "replace"))
+    write_page(target, render(page_of(find(path))))
     return target
 
 

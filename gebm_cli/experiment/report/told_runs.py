@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from typing import Any
 
 from gebm_cli.experiment.report.blocks import Block, Cell, Code, Missing, Row, Section, Table, Text
 from gebm_cli.experiment.report.figures import learning_curves
 from gebm_cli.experiment.report.found import STAGES, Found, typed
+from gebm_cli.experiment.report.next_steps import absent
+from gebm_cli.experiment.report.words import label_of
 from gebm_cli.experiment.showing import Value
 from gebm_cli.experiment.writing import written
 
+ERROR = "_standard_error"
+GOOD_SIGNS = {
+    "train-base": "Adversarial losses need not fall: look at scores and samples. A gradient norm or a penalty that grows without "
+    "end does not converge.",
+    "train-energy": "KALE rises while the energy learns. Where training data rise and held-out data fall, it learns by heart, and "
+    "fewer steps are better.",
+}
 SAID = {"failed": "failed", "diverged": "diverged", "interrupted": "was interrupted", "crashed": "crashed"}
 
 
 def what_was_run(found: Found) -> Section:
-    """The sessions, sample sets and scores in order, with their commands, machine and time; what failed says so first."""
+    """The sessions in order, with machine, time and how they ended; what failed says so first."""
     blocks: list[Block] = [Text(problem, "bad") for problem in found.problems]
     blocks += [_ended(session) for session in found.sessions if session.get("status") in SAID]
     if found.sessions:
@@ -102,23 +112,25 @@ def experiment(found: Found) -> Section:
     values = [v for v in found.resolved.values if not v.section]
     changed = [v for v in values if v.changed]
     blocks: list[Block] = [
-        Table(["key", "value", "default", "where"], [_key(v) for v in changed], "Keys that differ from their default"),
         Table(
-            ["key", "value", "default", "where"],
+            ["key", "value", "default", "typed as"], [_key(v) for v in changed], "Keys that differ from their default"
+        ),
+        Table(
+            ["key", "value", "default", "typed as"],
             [_key(v) for v in values],
             f"All {len(values)} keys",
             marked=frozenset(i for i, v in enumerate(values) if v.changed),
             mark_word="changed",
             folded=True,
         ),
-        Code([f"gebm show {found.name}"], "The same in a terminal"),
+        Code([shlex.join(["gebm", "show", found.address])], "The same in a terminal"),
     ]
     return Section("experiment", "Experiment", blocks)
 
 
 def _key(value: Value) -> list[Cell]:
-    place = value.place.rsplit("/", 1)[-1]
-    return [value.name, written(value.value), "(required)" if value.required else written(value.default), place or None]
+    default = "(required)" if value.required else written(value.default)
+    return [value.name, written(value.value), default, value.place if value.origin in ("override", "flag") else None]
 
 
 def learning(found: Found) -> list[Section]:
@@ -128,17 +140,37 @@ def learning(found: Found) -> list[Section]:
 
 
 def _curves(found: Found, stage: str) -> Section:
-    series = found.metrics.stages.get(stage)
+    series, last = found.metrics.stages.get(stage), found.last(stage)
     blocks: list[Block] = []
     if series:
         blocks.append(Row(learning_curves(stage, series, found.command(stage))))
+    elif last is None:
+        blocks.append(absent(found, f"Curves of {stage}", "it has not run yet", stage))
     else:
-        why = "it has not run yet" if found.last(stage) is None else "it ended before its first log line"
-        blocks.append(Missing(f"Curves of {stage}", why, f"gebm {stage} --run {found.name}"))
+        done = last.get("status") == "completed"
+        why = (
+            "metrics.jsonl has no line of it, and was emptied or removed"
+            if done
+            else "it ended before its first log line"
+        )
+        blocks.append(Missing(f"Curves of {stage}", why))
     if found.metrics.n_bad:
         blocks.append(Text(f"{found.metrics.n_bad} lines of metrics.jsonl cannot be read and are left out.", "bad"))
-    told = f"From {found.metrics.n_rows} lines of metrics.jsonl; long curves are thinned, their extremes kept."
-    return Section(f"curves-{stage}", f"Learning curves: {stage}", blocks, told if series else "")
+    blocks += _closing(last or {})
+    return Section(f"curves-{stage}", f"Learning curves: {stage}", blocks, GOOD_SIGNS.get(stage, "") if series else "")
+
+
+def _closing(session: dict[str, Any]) -> list[Block]:
+    """The figures a stage ended with, each with its standard error."""
+    figures = session.get("figures")
+    if not isinstance(figures, dict):
+        return []
+    rows: list[list[Cell]] = []
+    for name, value in figures.items():
+        if not (name.endswith(ERROR) and name.removesuffix(ERROR) in figures):
+            rows.append([label_of(name), name, value, figures.get(name + ERROR)])
+    caption = "Figures at the end of the stage, over all data"
+    return [Table(["figure", "key", "value", "standard error"], rows, caption, folded=True)]
 
 
 def _trains(found: Found, stage: str) -> bool:
@@ -150,12 +182,15 @@ def _trains(found: Found, stage: str) -> bool:
 
 def again(found: Found) -> Section:
     """Every command of the run in order, from an empty folder to this page."""
-    described = [*found.sessions, *(s.described for s in found.sets), *(s.record for s in found.scores)]
-    dated = [(str(d.get("start", d.get("written", ""))), typed(d)) for d in described]
-    lines = list(dict.fromkeys(line for _, line in sorted(dated, key=lambda d: d[0] or "~") if line))
-    blocks: list[Block] = [
-        Code([*lines, f"gebm report {found.name}"], "All commands, in order; the last makes this page")
-    ]
+    dated = [(str(s.get("start", "")), found.repeatable(s)) for s in found.sessions]
+    dated += [(str(s.described.get("written", "")), typed(s.described)) for s in found.sets]
+    once = {
+        typed(s.record): str(s.record.get("written", "")) for s in found.scores
+    }  # one command may take several scores
+    dated += [(moment, line) for line, moment in once.items()]
+    lines = [line for _, line in sorted(dated, key=lambda d: d[0] or "~") if line]
+    page = shlex.join(["gebm", "report", found.address])
+    blocks: list[Block] = [Code([*lines, page], "All commands, in order; the last makes this page")]
     if found.run is not None and found.run.experiment.seed is not None:
         told = f"The seed is {found.run.experiment.seed}: on the same kind of device the same commands give the same numbers."
         blocks.append(Text(told))

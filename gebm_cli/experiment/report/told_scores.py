@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from gebm_cli.experiment.report.blocks import Block, Cell, Missing, Row, Section
 from gebm_cli.experiment.report.figures import null_histogram
 from gebm_cli.experiment.report.film import picture_of
 from gebm_cli.experiment.report.found import Found, Score, typed
+from gebm_cli.experiment.report.next_steps import ENDED_EARLY, absent
+from gebm_cli.experiment.sample_sets import when
 
 PLAIN_SCORES = ("fid", "kid", "is", "prdc", "fd-mmd", "energy-distance", "kid-difference")
 NAMES = {"fid": "FID", "kid": "KID", "is": "IS", "prdc": "precision", "kid-difference": "KID difference"}
@@ -22,16 +25,21 @@ MOST_TESTS = 6
 def headline(found: Found) -> Text:
     """The one sentence to take away: what went wrong, else the newest verdict, else how far the run has come."""
     last = found.sessions[-1] if found.sessions else {}
-    if last.get("status") in ("failed", "diverged", "interrupted", "crashed"):
-        return Text(
-            f"The last stage, {last.get('stage')}, ended early: {last['status']}. See what was run, below.", "bad"
-        )
+    if last.get("status") in ENDED_EARLY:
+        return Text(f"The last stage, {last.get('stage')}, ended early: {last['status']}.", "bad")
     verdict = next((s for s in reversed(found.scores) if s.metric == "verdict"), None)
-    said = [] if verdict is None else judged(verdict.record)
-    if not said:
+    said = [] if verdict is None else judged(found, verdict.record)
+    if verdict is None or not said or last.get("status") == "running":
         return Text(progress_of(found))
-    others = [f"against {s.against}: {s.word}, p = {s.p}" for s in said[1:]]
-    return Text(" ".join([said[0].text.text, *(f"({other}.)" for other in others)]), said[0].text.tone)
+    others = [f"Against {s.against}: {s.word}, p = {s.p}." for s in said[1:]]
+    return Text(" ".join([said[0].text.text, *others, *_unjudged(found, verdict)]), said[0].text.tone)
+
+
+def _unjudged(found: Found, verdict: Score) -> list[str]:
+    """The sets of chains that are newer than a verdict."""
+    moment = when(verdict.path, verdict.record)
+    newer = [s.name for s in found.sets if s.kind == "chains" and when(s.path / "sample.yaml", s.described) > moment]
+    return [f"Newer, and not judged: {', '.join(newer)}."] if newer else []
 
 
 def progress_of(found: Found) -> str:
@@ -62,15 +70,16 @@ class Judged:
     p: str
 
 
-def judged(record: dict[str, Any]) -> list[Judged]:
+def judged(found: Found, record: dict[str, Any]) -> list[Judged]:
     """What a verdict says, for each reference."""
     references = record.get("references")
     if not isinstance(references, dict):
         return []
-    return [_sentence(record, name, entry) for name, entry in references.items() if isinstance(entry, dict)]
+    sides = [str(record.get(side)).replace(f"{found.name}/", "") for side in ("gebm", "base")]
+    return [_sentence(record, sides, name, entry) for name, entry in references.items() if isinstance(entry, dict)]
 
 
-def _sentence(record: dict[str, Any], name: str, entry: dict[str, Any]) -> Judged:
+def _sentence(record: dict[str, Any], sides: list[str], name: str, entry: dict[str, Any]) -> Judged:
     p = entry.get("p_value")
     p = math.nan if p is None else float(p)
     better, worse = bool(entry.get("significant")), p > 0.99
@@ -81,7 +90,7 @@ def _sentence(record: dict[str, Any], name: str, entry: dict[str, Any]) -> Judge
     ]
     against = f"{entry.get('n_real')} {SPLITS.get(name, name)} points"
     told = (
-        f"The GEBM is {word} than its base: KID {kids[0]} → {kids[1]} against {against} "
+        f"The GEBM ({sides[0]}) is {word} than its base ({sides[1]}): KID {kids[0]} → {kids[1]} against {against} "
         f"(p = {_short(p, 2)}, n = {record.get('n_base')} and {record.get('n_gebm')}, {record.get('features')} features)."
     )
     return Judged(Text(told, "good" if better else "bad" if worse else "plain"), word, against, _short(p, 2))
@@ -96,16 +105,19 @@ def scores(found: Found) -> Section:
     blocks: list[Block] = []
     verdict = next((s for s in reversed(found.scores) if s.metric == "verdict"), None)
     if verdict is not None:
-        blocks += [judgement.text for judgement in judged(verdict.record)]
+        blocks += [judgement.text for judgement in judged(found, verdict.record)]
     elif found.is_gebm:
-        why = "it compares base samples with GEBM samples, and was not asked for"
-        blocks.append(Missing("A verdict on base and GEBM", why, f"gebm verdict --run {found.name}"))
+        if found.newest("base") and found.newest("chains"):
+            why = "it compares base samples with GEBM samples, and was not asked for"
+            blocks.append(absent(found, "A verdict on base and GEBM", why, "verdict"))
+        else:
+            blocks.append(Missing("A verdict on base and GEBM", "it needs samples of both"))
     rows = [_shortened(found, row) for score in found.scores for row in _rows(score)]
     if rows:
         told = "Lower is better for FID and KID, higher for IS, precision, recall, density and coverage."
         blocks += [Table(COLUMNS, rows, "All scores, oldest first"), Text(told, "quiet")]
     else:
-        blocks.append(Missing("Scores", "none were taken", f"gebm evaluate-fid --run {found.name}"))
+        blocks.append(Missing("Scores", "none were taken"))
     warnings = dict.fromkeys(str(w) for s in found.scores for w in s.record.get("warnings") or [])
     blocks += [Text(f"Note: {warning}", "quiet") for warning in warnings]
     return Section("scores", "Scores", blocks)
@@ -164,7 +176,8 @@ def tests(found: Found) -> Section:
     if not records:
         newest = found.newest("chains") or found.newest("base")
         why = "none was run on samples of this run"
-        command = f"gebm two-sample-test {found.name}/{newest.name} held-out" if newest else None
+        words = ["gebm", "two-sample-test", f"{found.address}/{newest.name}", "held-out"] if newest else []
+        command = shlex.join(words) if words else None
         return Section("tests", "Two-sample tests", [Missing("Two-sample tests", why, command)])
     shown = records[-MOST_TESTS:][::-1]
     blocks: list[Block] = [Text(_tested(found, record)) for record in shown]
@@ -175,8 +188,11 @@ def tests(found: Found) -> Section:
         blocks.append(Missing("Null histograms", "the tests were run before these were kept; run them again"))
     if len(records) > MOST_TESTS:
         blocks.append(Text(f"The newest {MOST_TESTS} of {len(records)} tests.", "quiet"))
-    told = "The histograms are of the statistic under random relabellings, as it would be were there no difference."
-    return Section("tests", "Two-sample tests", blocks, told if drawn else "")
+    told = (
+        "Better than the base is not yet the same as data: these ask whether two sets differ at all, which with many samples "
+        "nearly every model does. A histogram has the statistic under random relabellings, as it would be without a difference."
+    )
+    return Section("tests", "Two-sample tests", blocks, told)
 
 
 def _tested(found: Found, record: dict[str, Any]) -> str:

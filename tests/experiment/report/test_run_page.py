@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from report_runs import add_chains, add_metrics, add_session, new_run, two_sample_record, verdict
 
-from gebm_cli.experiment.report.blocks import Missing, Slider, Table, Text
+from gebm_cli.experiment.report.blocks import Code, Missing, Slider, Table, Text
 from gebm_cli.experiment.report.found import find
 from gebm_cli.experiment.report.run_page import page_of, write_report
 
@@ -39,7 +40,10 @@ def whole(run):
     add_chains(run)
     run.add_score(verdict(), "verdict")
     run.add_score(two_sample_record(), "two-sample-test")
-    run.add_score({"metric": "fid", "value": 0.65, "standard_error": 0.1, "samples": f"{run.name}/kla-001"}, "fid")
+    run.add_score(
+        {"metric": "fid", "value": 0.65, "standard_error": 0.1, "samples": f"{run.name}/kla-001", "features": "pixels"},
+        "fid",
+    )
     return run
 
 
@@ -56,10 +60,94 @@ def test_a_finished_run_has_every_part_and_misses_only_base_samples(run):
 def test_an_empty_run_says_of_each_part_what_is_missing_why_and_what_makes_it(run):
     made = page(run)
     assert made.headline.text == "Nothing has run in this run yet."
-    for title in ("Samples", "Energies", "Chains", "Learning curves: train-base", "Learning curves: train-energy"):
+    step = section(made, "Next step").blocks[1]
+    assert step.lines == ["gebm train-base --run digits-001"]
+    assert missing(section(made, "Learning curves: train-base"))[0].command == step.lines[0]
+    for title in ("Samples", "Energies", "Chains", "Nearest neighbours", "Learning curves: train-energy"):
         (first, *_) = missing(section(made, title))
-        assert first.why and (first.command or "").startswith("gebm ")
+        assert first.why == "it comes after train-base, which is not done" and first.command is None
     assert missing(section(made, "What was run"))
+
+
+def next_lines(run):
+    return section(page(run), "Next step").blocks[-1].lines
+
+
+def test_the_next_step_is_the_first_that_is_not_done_and_its_command_can_be_typed(run):
+    add_session(run, "train-base")
+    assert next_lines(run) == ["gebm train-energy --run digits-001"]
+    add_session(run, "train-energy")
+    sampling = ["gebm sample --run digits-001 --sampler none", "gebm sample --run digits-001"]
+    assert next_lines(run) == sampling
+    add_chains(run)
+    assert next_lines(run) == sampling[:1]
+    add_chains(run, "base-001", sampler="none")
+    assert next_lines(run) == ["gebm verdict --run digits-001"]
+    run.add_score(verdict(), "verdict")
+    assert not [s for s in page(run).sections if s.title == "Next step"]
+
+
+def test_a_run_that_diverged_is_begun_anew_with_a_smaller_rate_and_others_go_on(run):
+    add_session(run, "train-base", "diverged", failure="kale = nan")
+    rate = run.experiment.train_base.lr / 10
+    assert next_lines(run) == [f"gebm train-base experiments/digits.yaml train_base.lr={rate:g}"]
+    add_session(run, "train-base", "interrupted")
+    assert next_lines(run) == ["gebm train-base --run digits-001"]
+
+
+def test_names_are_quoted_for_a_shell(tmp_path):
+    run = new_run(tmp_path / "my runs; touch x")
+    (line,) = next_lines(run)
+    assert line == f"gebm train-base --run '{run.path}'"
+
+
+def test_the_command_of_a_run_whose_seed_was_drawn_has_that_seed(run):
+    add_session(run, "train-base", argv=["gebm", "train-base", "digits"], seed=7)
+    add_session(run, "train-base", argv=["gebm", "train-base", "--run", "digits-001"], seed=7)
+    lines = section(page(run), "How to reproduce").blocks[0].lines
+    assert lines[:2] == ["gebm train-base digits --seed 7", "gebm train-base --run digits-001"]
+
+
+def test_a_newer_set_than_the_verdict_is_said_not_to_be_judged(run):
+    whole(run)
+    add_chains(run, "kla-002", written="2999-01-01T00:00:00+00:00")
+    assert page(run).headline.text.endswith("Newer, and not judged: kla-002.")
+
+
+def test_what_is_newest_is_said_by_the_records_and_not_by_the_files_times(run):
+    for name, moment in (("kla-001", "2026-02-02"), ("kla-002", "2026-01-01")):
+        add_chains(run, name, written=f"{moment}T00:00:00+00:00")
+    os.utime(run.path / "samples/kla-001/sample.yaml", (0, 0))
+    assert find(run.path).newest("chains").name == "kla-001"
+
+
+def test_a_damaged_set_is_told_and_the_others_stay(run):
+    whole(run)
+    (add_chains(run, "kla-002") / "sample.yaml").write_text("[")
+    found = find(run.path)
+    assert [s.name for s in found.sets] == ["kla-001"] and "kla-002" in found.problems[0]
+
+
+def test_a_set_that_was_stopped_is_told_with_the_command_that_goes_on(run):
+    folder = run.path / "samples/.kla-009.partial"
+    folder.mkdir(parents=True)
+    (folder / "order.yaml").write_text("{}")
+    codes = [b for b in section(page(run), "Samples").blocks if isinstance(b, Code)]
+    assert codes[0].lines == [f"gebm sample --resume {run.path / 'samples/kla-009'}"]
+
+
+def test_the_closing_figures_of_a_stage_stand_with_their_errors(run):
+    add_session(run, "train-base", figures={"nll_held_out": 12.5, "nll_held_out_standard_error": 0.25})
+    tables = [b for b in section(page(run), "Learning curves: train-base").blocks if isinstance(b, Table)]
+    assert tables[0].rows[0][1:] == ["nll_held_out", 12.5, 0.25]
+
+
+def test_points_have_no_neighbours_among_images(tmp_path):
+    run = new_run(tmp_path, "ring")
+    record = run.record() | {"data_shape": [2]}
+    (run.path / "record.yaml").write_text(yaml.safe_dump(record))
+    add_chains(run, images=False)
+    assert "Nearest neighbours" not in [s.title for s in page(run).sections]
 
 
 @pytest.mark.parametrize("status", ["failed", "diverged", "interrupted"])
@@ -67,7 +155,7 @@ def test_a_run_that_ended_early_says_so_first_with_its_message(run, status):
     add_session(run, "train-base", status, failure="penalty = nan at step 7", exit_code=3)
     made = page(run)
     assert made.headline.tone == "bad" and status in made.headline.text
-    told = [b.text for b in section(made, "What was run").blocks if isinstance(b, Text)]
+    told = [b.text for b in section(made, "Next step").blocks if isinstance(b, Text)]
     assert any("penalty = nan at step 7" in text for text in told)
 
 
@@ -85,7 +173,7 @@ def test_a_verdict_is_told_with_every_reference_and_its_tone_follows_the_first(r
     run.add_score(record, "verdict")
     made = page(run)
     assert made.headline.tone == "plain" and "not significantly better" in made.headline.text
-    assert "(against 360 held-out points: worse, p = 0.99.)" in made.headline.text
+    assert "Against 360 held-out points: worse, p = 0.99." in made.headline.text
 
 
 def test_scores_stand_in_one_table_with_sets_by_their_own_names(run):
@@ -119,7 +207,7 @@ def test_whatever_is_damaged_the_page_comes_and_the_other_parts_with_it(run, nam
     (run.path / name).write_text(DAMAGE[name])
     html = write_report(run.path).read_text()
     others = {"samples": "All scores", "evaluation": "All sample sets"}.get(name.split("/")[0], "Learning curves")
-    assert others in html and html.rstrip().endswith("</html>")
+    assert others in html and "</html>" in html
     if name != "metrics.jsonl" and name != "evaluation/verdict-001.yaml":
         assert name.split("/")[-1] in html  # the damaged file is named
 
@@ -133,7 +221,7 @@ def test_a_record_with_foreign_values_still_gives_a_page(run, value):
     foreign += [record | {"stages": [session | {key: value}]} for key in ("status", "argv", "start", "versions", "git")]
     for one in foreign:
         (run.path / "record.yaml").write_text(yaml.safe_dump(one))
-        assert page(run).sections[-1].title == "How to reproduce"
+        assert page(run).sections[-2].title == "How to reproduce"
 
 
 def test_a_run_of_particles_alone_has_no_parts_on_networks(tmp_path):
