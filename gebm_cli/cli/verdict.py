@@ -90,10 +90,10 @@ def _table(result: dict[str, Any]) -> str:
                     f"{side:>5} {entry[f'{metric}_{side}']:9.4g} +- {entry[f'{metric}_{side}_standard_error']:.2g}"
                     for side in ("base", "gebm")
                 ]
-                ratio = (
-                    entry[f"{metric}_gebm"] / entry[f"{metric}_base"] if entry[f"{metric}_base"] > 0 else float("nan")
-                )
-                lines.append(f"    {metric.upper()}  {'   '.join(cells)}   ratio {ratio:.3f}")
+                # An unbiased estimate near 0 may be negative, and its ratio says nothing.
+                clear = entry[f"{metric}_base"] > 2 * entry[f"{metric}_base_standard_error"]
+                ratio = f"   ratio {entry[f'{metric}_gebm'] / entry[f'{metric}_base']:.3f}" if clear else ""
+                lines.append(f"    {metric.upper()}  {'   '.join(cells)}{ratio}")
         worse = entry["p_value"] > 0.99
         word = "significantly better" if entry["significant"] else "worse" if worse else "not significantly better"
         lines.append(

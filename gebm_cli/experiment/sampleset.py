@@ -114,10 +114,13 @@ def keep_shown(
     seed: int,
 ) -> None:
     """shown.npz: what a report draws of the set. `steps` and `frames` of the first chains, of which `keep` were asked for, with
-    images at most 64 pixels wide; energies of the `samples`, of draws of the `base`, and of `train` and `held_out` data."""
+    images at most 64 pixels wide; energies of the `samples`, of draws of the `base`, and of `train` and `held_out` data; of
+    points also some of the training `data`."""
     film = torch.stack([_small(decode(gebm, z)[:keep]) for _, z in frames])
     arrays = {"steps": torch.tensor([step for step, _ in frames]), "samples": energies[: 5 * N_ENERGIES]}
     arrays["frames"] = film.permute(0, 1, 3, 4, 2) if film.dim() == 5 else film
+    if data is not None and film.dim() == 3:
+        arrays["data"] = data.train[:N_SHOWN_POINTS]
     if gebm.energy is not None:
         device = frames[0][1].device
         prior = gebm.prior.sample(N_ENERGIES, make_generator(seed, "energies of the base", device=device))

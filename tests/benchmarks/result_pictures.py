@@ -41,7 +41,7 @@ def main(first: Path, second: Path, out: Path) -> None:
 
 def page_of_run(browser: Browser, file: Path, out: Path) -> None:
     """The top of the page in light and, narrow, in dark; then its parts."""
-    page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
+    page = browser.new_page(viewport={"width": WIDTH, "height": 1010}, color_scheme="light")
     page.goto(file.resolve().as_uri())
     keep(page.screenshot(), out / "report.webp")
     for name, selector in PARTS.items():
@@ -81,7 +81,9 @@ def panel(browser: Browser, run: Path, out: Path) -> None:
     keep(page.locator("pre").screenshot(), out / "panel.webp")
 
 
-STYLE = "background:#15171a; color:#e6e6e6; padding:14px; display:inline-block; font:14px/1.25 DejaVu Sans Mono, monospace"
+STYLE = (
+    "background:#15171a; color:#e6e6e6; padding:14px; display:inline-block; font:14px/1.25 DejaVu Sans Mono, monospace"
+)
 
 
 def keep(png: bytes, path: Path) -> None:

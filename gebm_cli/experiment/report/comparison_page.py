@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
 import shlex
 from pathlib import Path
 from typing import Any
 
+from gebm_cli.errors import GebmError
 from gebm_cli.experiment.report.blocks import Block, Cell, Code, Missing, Page, Picture, Row, Section, Table, Text
-from gebm_cli.experiment.report.figures import overlaid_curves
-from gebm_cli.experiment.report.found import Found
-from gebm_cli.experiment.report.panels import label_of
-from gebm_cli.experiment.run_comparison import SIDES, Comparison, shared_metrics, value_with_error
+from gebm_cli.experiment.report.learning import overlaid_curves
+from gebm_cli.experiment.report.film import picture_of
+from gebm_cli.experiment.report.found import Found, typed
+from gebm_cli.experiment.report.words import label_of
+from gebm_cli.experiment.run_comparison import Comparison, shared_metrics, value_with_error
 from gebm_cli.experiment.sample_sets import SampleSet
+from gebm_cli.experiment.score_rows import SIDES, ScoreRow, network_of
 
-LARGEST_PNG = 300_000  # bytes; larger grids are stored as WebP
-WIDEST = 1200  # pixels of a grid
-COARSE = 640  # pixels, below which a grid is enlarged without smoothing
 WHAT_IT_SAYS = (
     "The test asks which of these trained runs has samples closer to the training data. Whether the settings of one are better "
     "than those of another takes several seeds of each."
@@ -72,7 +71,7 @@ def _fact(found: Found) -> str:
 
 
 def _differences(comparison: Comparison) -> Section:
-    blocks: list[Block] = [Text(f"{comparison.told}.")]
+    blocks: list[Block] = [*(Text(problem, "bad") for problem in comparison.problems), Text(f"{comparison.told}.")]
     if comparison.differences:
         rows: list[list[Cell]] = [[row.key, *row.values] for row in comparison.differences]
         blocks.append(
@@ -82,7 +81,7 @@ def _differences(comparison: Comparison) -> Section:
 
 
 def _curves(comparison: Comparison) -> Section:
-    blocks: list[Block] = [Text(note, "quiet") for note in comparison.notes if "metrics" in note]
+    blocks: list[Block] = [Text(note, "quiet") for note in []]
     pictures = []
     for stage, name in shared_metrics(comparison.founds):
         runs = {
@@ -104,24 +103,28 @@ def _curves(comparison: Comparison) -> Section:
 def _scores(comparison: Comparison) -> Section:
     if not comparison.scores:
         why = "none of the runs has a score"
-        return Section("scores", "Scores", [Missing("Scores", why, f"gebm verdict --run {comparison.labels[0]}")])
-    columns = ["metric", "of", "reference", "features", "weights", *comparison.labels]
+        return Section(
+            "scores",
+            "Scores",
+            [Missing("Scores", why, shlex.join(["gebm", "verdict", "--run", comparison.founds[0].address]))],
+        )
+    columns = ["score", "of", "reference", "features", *comparison.labels]
     rows: list[list[Cell]] = [
-        [row.metric.upper(), row.of, row.reference, row.features, row.weights_hash[:8], *map(_score, row.entries)]
+        [row.one.label, row.of, row.one.reference, row.one.network, *map(_score, row.entries)]
         for row in comparison.scores
     ]
     caption = (
         "The newest of each run ± one standard error (n samples). Only scores of the same features, weights, reference and options "
         "share a row."
     )
-    notes: list[Block] = [Text(note, "quiet") for note in comparison.notes if note.startswith("FID")]
+    notes: list[Block] = [Text(note, "quiet") for note in comparison.of_scores]
     return Section("scores", "Scores", [Table(columns, rows, caption), *notes])
 
 
-def _score(entry: dict[str, Any] | None) -> str | None:
+def _score(entry: ScoreRow | None) -> str | None:
     if entry is None:
         return None
-    return f"{value_with_error(entry['value'], entry['standard_error'])} (n {entry['n_fake']})"
+    return f"{value_with_error(entry.value, entry.standard_error)} (n {'?' if entry.n_fake is None else entry.n_fake})"
 
 
 def _tests(tests: dict[str, Any] | None) -> Section:
@@ -135,7 +138,7 @@ def _tests(tests: dict[str, Any] | None) -> Section:
         rows: list[list[Cell]] = [_row(test, holm) for test in tests["tests"]]
         caption = (
             f"Relative test on KID (Bounliphone et al. 2016) against {tests['n_reference']} of {tests['reference']}, "
-            f"{tests['features']} features, two-sided, at level {tests['alpha']}"
+            f"features: {network_of(tests['features'], tests['weights_hash'])}, two-sided, at level {tests['alpha']}"
         )
         marked = frozenset(k for k, test in enumerate(tests["tests"]) if test["significant"])
         blocks.append(Table([*columns, *(["p, Holm"] if holm else [])], rows, caption, marked, "significant"))
@@ -164,29 +167,32 @@ def _row(test: dict[str, Any], holm: bool) -> list[Cell]:
 
 
 def _samples(comparison: Comparison) -> Section:
-    pictures, blocks = [], []
+    pictures: list[Picture] = []
+    blocks: list[Block] = []
     for label, found in zip(comparison.labels, comparison.founds, strict=True):
-        newest = _newest_picture(found)
-        if newest is None:
-            blocks.append(Missing(f"Samples of {label}", "no sample set with a picture", f"gebm sample --run {label}"))
-            continue
-        one, file = newest
-        content = _picture(file)
-        if content is None:
-            blocks.append(Missing(f"Samples of {label}", f"{one.name}/grid.png is damaged"))
-            continue
-        n, of = one.described.get("n_samples"), SIDES[one.kind]
-        pictures.append(
-            Picture(
-                content[0],
-                f"A grid of the first {of} samples of {label}, from its set {one.name}" + (f" of {n}" if n else ""),
-                f"{label}: {of} samples, {one.name}{_halves(one)}",
-                f"gebm sample --run {label}",
-                content[1],
-                content[2],
-            )
-        )
+        shown = _grid(label, found)
+        if isinstance(shown, Picture):
+            pictures.append(shown)
+        else:
+            blocks.append(shown)
     return Section("samples", "Samples", [*([Row(pictures)] if pictures else []), *blocks])
+
+
+def _grid(label: str, found: Found) -> Picture | Missing:
+    newest = _newest_picture(found)
+    if newest is None:
+        command = shlex.join(["gebm", "sample", "--run", found.address])
+        return Missing(f"Samples of {label}", "no sample set with a picture", command)
+    one, file = newest
+    n, of = one.described.get("n_samples"), SIDES[one.kind]
+    alt = f"A grid of the first {of} samples of {label}, from its set {one.name}" + (f" of {n}" if n else "")
+    caption = f"{label}: {of} samples, {one.name}{_halves(one)}"
+    try:
+        picture = picture_of(file, alt, caption, typed(one.described))
+    except GebmError as error:
+        return Missing(f"Samples of {label}", str(error))
+    assert picture is not None, "_newest_picture has looked"
+    return picture
 
 
 def _newest_picture(found: Found) -> tuple[SampleSet, Path] | None:
@@ -205,25 +211,10 @@ def _halves(one: SampleSet) -> str:
     return "; left: the base, from the same latents" if one.described.get("mode") == "refine" else ""
 
 
-def _picture(file: Path) -> tuple[bytes, str, bool] | None:
-    """The bytes of a grid, their media type, and whether its pixels are to be seen; None where it is damaged."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        content = file.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            coarse = max(image.size) < COARSE
-            if len(content) <= LARGEST_PNG and max(image.size) <= WIDEST:
-                return content, "image/png", coarse
-            image.thumbnail((WIDEST, WIDEST))
-            smaller = io.BytesIO()
-            image.convert("RGB").save(smaller, "WEBP", quality=85)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
-        return None
-    return smaller.getvalue(), "image/webp", False
-
-
 def _opened(comparison: Comparison) -> list[Block]:
     pages = [str(found.path / "report.html") for found in comparison.founds if (found.path / "report.html").is_file()]
-    return [Code([f"gebm report {label}" for label in comparison.labels], "A page of each run")] if pages else []
+    return (
+        [Code([shlex.join(["gebm", "report", found.address]) for found in comparison.founds], "A page of each run")]
+        if pages
+        else []
+    )

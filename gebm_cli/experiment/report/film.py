@@ -24,11 +24,13 @@ KEPT_BYTES = 120_000  # a PNG up to this size is taken as it is
 
 @dataclass(frozen=True)
 class Shown:
-    """What shown.npz holds: frames (n_frames, n, h, w, c) uint8 or (n_frames, n, d) float, their steps, and energies by name."""
+    """What shown.npz holds: frames (n_frames, n, h, w, c) uint8 or (n_frames, n, d) float, their steps, energies by name, and of
+    points some of the training data (m, d)."""
 
     steps: list[int]
     frames: np.ndarray
     energies: dict[str, np.ndarray]
+    data: np.ndarray | None = None
 
     @property
     def is_images(self) -> bool:
@@ -47,7 +49,8 @@ def read_shown(folder: Path) -> Shown | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             energies = {k: arrays[k] for k in ("train", "held_out", "base", "samples") if k in arrays}
-            shown = Shown([int(step) for step in arrays["steps"]], arrays["frames"], energies)
+            data = arrays.get("data")
+            shown = Shown([int(step) for step in arrays["steps"]], arrays["frames"], energies, data)
     except (
         Exception
     ) as error:  # a damaged archive raises what its damage happens to meet: zlib, zip, key and value errors
@@ -61,7 +64,8 @@ def frames_of(shown: Shown) -> list[tuple[str, bytes]]:
     """(label, WebP) of each frame: the chains as tiles, or as points in the plane of the first two columns."""
     labels = [f"step {step}" for step in shown.steps]
     if not shown.is_images:
-        return list(zip(labels, point_frames(shown.frames[:, :, :2].astype(np.float64)), strict=True))
+        behind = None if shown.data is None else shown.data[:, :2]
+        return list(zip(labels, point_frames(shown.frames[:, :, :2], behind), strict=True))
     return list(zip(labels, [_webp(tiled(images)) for images in shown.frames], strict=True))
 
 

@@ -88,10 +88,11 @@ class Found:
     def repeatable(self, session: dict[str, Any]) -> str:
         """The command line of a session, with the seed that was drawn where a run began without one."""
         words = session.get("argv")
-        begins = self.sessions and session == self.sessions[0] and isinstance(words, list)
-        if not begins or session.get("seed") is None or {"--run", "--seed"} & {str(w).partition("=")[0] for w in words}:
+        begins = bool(self.sessions) and session == self.sessions[0] and session.get("seed") is not None
+        if not begins or not isinstance(words, list):
             return typed(session)
-        return shlex.join([*map(str, words), "--seed", str(session["seed"])])
+        told = {"--run", "--seed"} & {str(word).partition("=")[0] for word in words}
+        return typed(session) if told else shlex.join([*map(str, words), "--seed", str(session["seed"])])
 
     def done(self, stage: str) -> bool:
         """Whether a stage ended well, or has nothing to train."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gebm_cli.experiment.report.blocks import Picture
 from gebm_cli.experiment.report.panels import (
     MANY,
+    WIDE,
     colour_of,
     draw_errors,
     draw_line,
@@ -19,29 +20,25 @@ from gebm_cli.experiment.report.panels import (
 )
 from gebm_cli.experiment.report.series import Series, drawable
 from gebm_cli.experiment.report.svg import GRID, INK, PAPER, QUIET, STYLE, to_svg
-from gebm_cli.experiment.report.words import LABELS, label_of, lost, number, told
+from gebm_cli.experiment.report.words import LABELS, WATCHED, label_of, lost, number, shortened, told
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Lines = dict[str, Series]
 
 ERROR = "_standard_error"
-PARTS = {"_train": "training data", "_held_out": "held-out data", "_estimate": "batch estimate"}
-LOSSES = {"base_loss": "base", "loss": "total", "critic_value": "critic"}
+PARTS = {"_train": "training data", "_held_out": "held-out data", "_estimate": "estimate"}
+SHORT = {"log_partition": "learned c", "log_partition_estimate": "estimated from base samples"}
 RULE = ("rule_multiplier", "rule_p_value")
 LARGER_IS_BETTER = {"watched_kale"}
-OBJECTIVES = {
-    *("kale", "gan", "logistic", "f-gan", "hinge", "wasserstein", "mmd", "smmd", "swgan"),
-    *("gmmn", "ml", "cd", "pcd", "value"),
-}
-ORDER = ["losses", "nll", "log_partition", "penalty", "gradients", "lr"]
+ORDER = ["kale", "critic_value", "loss", "base_loss", "log_partition", "penalty", "gradients", "lr"]
 BY_ORDERS = {"penalty", "lr", "gradients"}  # panels whose numbers are positive and compared by their ratio
-DASHES: list[Any] = ["-", "--", ":", "-."]
 
 
 def learning_curves(stage: str, series: Lines, reproduce: str) -> list[Picture]:
-    """A panel for each group of metrics: objective, losses, log-partition, penalty, gradients, rate, scores, then all others."""
+    """A panel for each group of metrics: objective, loss, log-partition, penalty, gradients, rate, scores, then all others."""
     panels = _grouped({name: line for name, line in series.items() if not name.endswith(ERROR)})
     return [_panel(stage, key, lines, series, reproduce) for key, lines in panels.items()]
 
@@ -53,30 +50,27 @@ def overlaid_curves(runs: dict[str, Lines], name: str, label: str) -> Picture | 
     found = {run: lines[name] for run, lines in runs.items() if name in lines and drawable(lines[name]).any()}
     if not found:
         return None
-    rows = -(-len(found) // 2)
+    columns = 2 if max(map(len, found)) <= 28 else 1  # of names
+    rows = -(-len(found) // columns)
     with rc_context(STYLE):
-        figure, panels = new_figure(640, 290 + 18 * rows)
-        axes = panels[0]
+        figure, panels = new_figure(WIDE, 260 + 19 * rows)
         for k, (run, line) in enumerate(found.items()):
-            before = len(axes.lines)
-            draw_line(axes, line, colour_of(k), label=shortened(run), faint=len(found) <= 3)
-            for drawn in axes.lines[before:]:
-                if drawn.get_linestyle() == "-":
-                    drawn.set_linestyle(DASHES[k // 8 % len(DASHES)])
-            draw_errors(axes, line, runs[run].get(name + ERROR), colour_of(k))
-        note = set_scale(axes, list(found.values()), name in BY_ORDERS or name.endswith("_grad_norm"))
+            draw_line(panels[0], line, colour_of(k), label=shortened(run, 56 // columns), faint=len(found) <= 3)
+            draw_errors(panels[0], line, runs[run].get(name + ERROR), colour_of(k))
+        scale = set_scale(panels[0], list(found.values()), name in BY_ORDERS or name.endswith("_grad_norm"))
         finish(figure, panels, label)
-        figure.subplots_adjust(bottom=(52 + 18 * rows) / (290 + 18 * rows))
-        figure.legend(loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.0))
+        _names_below(figure, rows, columns)
         alt = f"{label} of {len(found)} runs: " + "; ".join(told(line, run) for run, line in found.items())
-        notes = [note, *(lost(line, run) for run, line in found.items())]
-        missing = [run for run in runs if run not in found]
-        notes += [f"not known of {', '.join(missing)}"] if missing else []
+        missing = ", ".join(run for run in runs if run not in found)
+        notes = [WATCHED.get(name, ""), scale, *(lost(line, run) for run, line in found.items())]
+        notes.append(missing and f"not known of {missing}")
         return Picture(to_svg(figure, alt), alt, caption=_sentences(notes))
 
 
-def shortened(text: str, length: int = 40) -> str:
-    return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
+def _names_below(figure: Figure, rows: int, columns: int) -> None:
+    height = 72 * figure.get_size_inches()[1]
+    figure.subplots_adjust(bottom=(52 + 19 * rows) / height)
+    figure.legend(loc="lower left", ncols=columns, bbox_to_anchor=(0.0, 0.0))
 
 
 # -------------------------------------------------------------------------------------------------------------- groups
@@ -93,17 +87,13 @@ def _grouped(series: Lines) -> dict[str, Lines]:
 
 
 def _place(key: str) -> int:
-    """Objectives first, then what is known in the order of `ORDER`, then scores, then all else as it comes."""
-    if key in OBJECTIVES:
-        return -1
+    """What is known in the order of `ORDER`, then scores, then all else as it comes."""
     return ORDER.index(key) if key in ORDER else len(ORDER) + (not key.startswith("watched_"))
 
 
 def _group_of(name: str, series: Lines) -> str:
     if name.endswith("_grad_norm"):
         return "gradients"
-    if name in LOSSES:
-        return "losses"
     if name == "lr" or name in RULE:
         return "lr"
     for part in PARTS:
@@ -118,17 +108,14 @@ def _group_of(name: str, series: Lines) -> str:
 def _titled(key: str, lines: Lines) -> str:
     if len(lines) == 1:
         return label_of(next(iter(lines)))
-    return {"gradients": "gradient norms", "losses": "losses"}.get(key, label_of(key))
+    return {"gradients": "gradient norms", "log_partition": "log-partition"}.get(key, label_of(key))
 
 
 def _short(key: str, name: str) -> str:
     """What a line is called in the legend of its panel."""
     if key == "gradients":
         return name.removesuffix("_grad_norm").replace("_", " ")
-    if key == "losses":
-        return LOSSES[name]
-    part = name.removeprefix(key)
-    return PARTS.get(part, "minibatches")
+    return SHORT.get(name) or PARTS.get(name.removeprefix(key), "minibatches")
 
 
 # -------------------------------------------------------------------------------------------------------------- panels
@@ -150,14 +137,15 @@ def _panel(stage: str, key: str, lines: Lines, series: Lines, reproduce: str) ->
         if key != "lr" and any(drawable(line).sum() > MANY for line in curves.values()):
             notes.append("Lines are running medians of the values, which are faint")
         notes.append(set_scale(axes, list(curves.values()), key in BY_ORDERS))
+        notes.append(WATCHED.get(key, ""))
         if key.startswith("watched_"):
             notes.append(_mark_best(panels, key, next(iter(curves.values()))))
         if "rule_multiplier" in lines and key == "lr" and len(lines) > 1:
             notes.append(_mark_cuts(panels, lines["rule_multiplier"]))
         if p_values:
             notes.append(_draw_p_values(panels[1], p_values))
-        legend(axes)
-        finish(figure, panels, shortened(_titled(key, curves), 24 if len(curves) > 1 else 50))
+        legend(figure, axes)
+        finish(figure, panels, _titled(key, curves))
         alt = f"{stage}: " + "; ".join(told(line, label_of(name)) for name, line in lines.items())
         return Picture(to_svg(figure, alt), alt, caption=_sentences(notes), reproduce=reproduce)
 
@@ -192,7 +180,7 @@ def _draw_p_values(axes: Axes, p_values: Series) -> str:
     fits = drawable(p_values)
     axes.plot(p_values.steps[fits], p_values.values[fits], "o", color=colour_of(1), markersize=3)
     axes.set_ylim(-0.05, 1.05)
-    axes.set_title("p-value of the rule", loc="left", fontsize=10, color=INK, pad=3)
+    axes.set_title("p-value of the rule", loc="left", fontsize=11, color=INK, pad=3)
     axes.axhline(0, color=GRID, linewidth=0.8)
     if not fits.any():
         return ""

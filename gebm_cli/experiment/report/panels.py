@@ -9,16 +9,17 @@ import numpy as np
 
 from gebm_cli.experiment.report.series import LARGEST, Series, downsample, drawable
 from gebm_cli.experiment.report.svg import GRID, INK, QUIET, SERIES
-from gebm_cli.experiment.report.words import label_of as label_of
-from gebm_cli.experiment.report.words import number, numbers, step_word
+from gebm_cli.experiment.report.words import number, numbers, shortened, step_word
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MANY = 200  # points, from which a running median is drawn over the faint raw line
-BUCKETS = 200  # of a panel that is some 350 pixels wide
-WIDTH, HEIGHT = 420, 240
+BUCKETS = 200  # of a panel that is some 300 pixels wide
+WIDTH, HEIGHT = 360, 240  # as wide as a phone, where text of 11 is to be read
+WIDE = 480
+EDGE = 2  # left of titles and legends
 
 
 def running_median(values: np.ndarray) -> np.ndarray:
@@ -117,31 +118,37 @@ def finish(figure: Figure, panels: list[Axes], title: str, xlabel: str = "step",
     """Title, ticks told apart by few digits, grid, and margins by the longest number: a layout that takes no search."""
     longest = max(_place_ticks(axes, "y", 5 if axes.bbox.height > 60 else 2) for axes in panels)
     bottom = panels[-1]
+    width, height = 72 * figure.get_size_inches()
     if steps:
         _step_ticks(bottom)
     else:
-        _place_ticks(bottom, "x", 6)
+        _place_ticks(bottom, "x", int(width // 90))
     bottom.set_xlabel(xlabel, color=QUIET)
     for axes in panels:
         axes.grid(axis="y", color=GRID)
-    panels[0].set_title(title, loc="left", fontweight="bold", color=INK, fontsize=12, pad=9)
-    width, height = 72 * figure.get_size_inches()
-    figure.subplots_adjust((18 + 7 * longest) / width, 42 / height, 1 - 16 / width, 1 - 30 / height, hspace=0.35)
+    words = shortened(title, int(width / 8.2))
+    figure.text(EDGE / width, 1 - 8 / height, words, va="top", fontweight="bold", color=INK, fontsize=12)
+    top = 48 if panels[0].get_legend() else 32
+    figure.subplots_adjust((18 + 7 * longest) / width, 42 / height, 1 - 16 / width, 1 - top / height, hspace=0.35)
 
 
-def legend(axes: Axes, columns: int = 3) -> None:
-    """On one line with the title, to its right."""
+def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    """In a row under the title, where there is more than one line."""
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
+        width, height = 72 * figure.get_size_inches()
         axes.legend(
             handles,
             labels,
-            loc="lower right",
-            bbox_to_anchor=(1.02, 1.0),
+            loc="upper left",
+            bbox_to_anchor=(EDGE / width, 1 - 25 / height),
+            bbox_transform=figure.transFigure,
             ncols=columns,
             handlelength=1.1,
+            handletextpad=0.5,
             columnspacing=1.0,
-            borderpad=0.1,
+            borderpad=0,
+            borderaxespad=0,
         )
 
 

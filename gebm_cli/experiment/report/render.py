@@ -21,9 +21,8 @@ from gebm_cli.experiment.report.blocks import Block, Cell, Page, Picture, Slider
 
 HERE = Path(__file__).parent
 SHORT_TEXT, LONG_WORD = 16, 30  # letters
-SCALE = (
-    1.25  # CSS pixels of a unit of a drawing, where there is room: its text of 10 or 11 units is as large as the page's
-)
+SCALE = 1.25  # CSS pixels of a unit of a drawing, where there is room: its text of 11 units is as large as a caption's
+NARROW = 360  # units that fit a phone with text of 11 units at 10 pixels
 WIDEST_PIXELS = 440  # CSS pixels that a small picture is enlarged to at most, by a whole number; two stand side by side
 
 
@@ -64,6 +63,7 @@ def _environment() -> Environment:
         "data_uri": data_uri,
         "size": shown_size,
         "drawing": drawing,
+        "is_wide": is_wide,
     }
     return environment
 
@@ -102,7 +102,7 @@ def _digest(text: str) -> str:
 
 
 def shown_cell(value: Cell) -> ShownCell:
-    """Numbers with four digits, but integers in full; None is an em dash; what is no number sorts last as None does."""
+    """Numbers as `_digits` writes them, but integers in full; None is an em dash; what is no number sorts last as None does."""
     if value is None:
         return ShownCell("—", absent=True)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -110,7 +110,12 @@ def shown_cell(value: Cell) -> ShownCell:
     if isinstance(value, float) and not math.isfinite(value):
         number = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "")
         return ShownCell(format(value, "g"), number, absent=not number)
-    return ShownCell(str(value) if isinstance(value, int) else format(value, ".4g"), repr(value))
+    return ShownCell(str(value) if isinstance(value, int) else _digits(value), repr(value))
+
+
+def _digits(value: float) -> str:
+    """Four digits, or all of the integer part below a million; an exponent only from there, and below 1e-4."""
+    return format(value, ".0f" if 1000 <= abs(value) < 1e6 else ".4g")
 
 
 def numeric_columns(table: Table) -> list[bool]:
@@ -132,9 +137,19 @@ def data_uri(content: bytes, media: str) -> str:
 
 def drawing(svg: str) -> Markup:
     """SVG of our own making as it is, but not larger than its text can be read well: as wide as told, times `SCALE`."""
-    found = re.search(r"viewBox=\"[-\d.]+ [-\d.]+ ([\d.]+) ", svg)
-    width = f'width="{SCALE * float(found[1]):.0f}"' if found else 'width="100%"'
+    units = _units(svg)
+    width = f'width="{SCALE * units:.0f}"' if units else 'width="100%"'
     return Markup(svg.replace('width="100%"', width, 1))
+
+
+def is_wide(svg: str) -> bool:
+    """Whether its text could not be read at the width of a phone: it keeps a width, and scrolls there."""
+    return (_units(svg) or 0.0) > NARROW
+
+
+def _units(svg: str) -> float | None:
+    found = re.search(r"viewBox=\"[-\d.]+ [-\d.]+ ([\d.]+) ", svg)
+    return float(found[1]) if found else None
 
 
 def shown_size(block: Picture | Slider, content: bytes) -> dict[str, Any]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gebm_cli.experiment.writing import printable
+
 CHUNK = 1 << 22  # bytes of lines that are parsed at once
 LONGEST_LINE = 1 << 20  # what is read of a line in a sample of lines
 LARGEST = 1e100  # beyond it axes overflow, and nothing could be told apart
+LONGEST_NAME = 120
 NOT_SERIES = {"stage", "step", "time_s"}
 
 Columns = dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]]
@@ -48,6 +51,7 @@ class Metrics:
 def read_metrics(path: Path, width: int = 600) -> Metrics:
     """Every number of the file at its step; of rows of one step the last counts, and text or null is no value.
 
+    Names are printable and of bounded length, different ones different still.
     Held at once: 8 bytes for each value and each line, and one chunk of parsed lines. A file that is not there has no stages.
     """
     columns: Columns = {}
@@ -56,9 +60,10 @@ def read_metrics(path: Path, width: int = 600) -> Metrics:
         n_rows += len(rows)
         n_bad += _add(columns, rows)
     stages: dict[str, dict[str, Series]] = {}
+    stage_words, name_words = (_words(part) for part in zip(*columns, strict=True)) if columns else ({}, {})
     for key in list(columns):
         stage, name = key
-        stages.setdefault(stage, {})[name] = _series(columns.pop(key), width)
+        stages.setdefault(stage_words[stage], {})[name_words[name]] = _series(columns.pop(key), width)
     return Metrics(stages, n_rows, n_bad)
 
 
@@ -192,6 +197,20 @@ def _add(columns: Columns, rows: list[Any]) -> int:
             if len(values):
                 columns.setdefault((stage, name), []).append((steps if kept is None else steps[kept], values))
     return n_bad
+
+
+def _words(names: Iterable[str]) -> dict[str, str]:
+    """What each name is shown as."""
+    words: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        word = plain = printable(name)[:LONGEST_NAME] or "?"
+        n = 1
+        while word in taken:
+            word = f"{plain} ({(n := n + 1)})"
+        words[name] = word
+        taken.add(word)
+    return words
 
 
 def _is_step(step: Any) -> bool:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+from gebm_cli.experiment.writing import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +39,7 @@ STYLE: Any = {
     "axes.linewidth": 0.8,
     "axes.facecolor": "none",
     "legend.frameon": False,
-    "legend.fontsize": 10,
+    "legend.fontsize": 11,
     "xtick.color": QUIET,
     "ytick.color": QUIET,
     "path.simplify": True,
@@ -51,13 +54,7 @@ _ATTRIBUTES = {
 
 def to_svg(figure: Figure, title: str) -> str:
     """One <svg> as wide as its place, labelled `title`; the same bytes for the same figure. Text stays text, in the page's font."""
-    from matplotlib import rc_context
-
-    file = io.StringIO()
-    metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
-    with rc_context(STYLE):
-        figure.savefig(file, format="svg", metadata=metadata, facecolor="none", edgecolor="none")
-    svg = file.getvalue()
+    svg, title = _drawn(figure), printable(title)
     width, height = (f"{72 * side:g}" for side in figure.get_size_inches())
     body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.S)
     body = body[body.index(">") + 1 :]
@@ -70,6 +67,18 @@ def to_svg(figure: Figure, title: str) -> str:
         f' aria-label="{escape(title)}" stroke-linejoin="round" stroke-linecap="butt">'
     )
     return head + body.strip()
+
+
+def _drawn(figure: Figure) -> str:
+    """What matplotlib writes; it need not have the letters of the text, for the page's font has."""
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        figure.savefig(file, format="svg", metadata=metadata, facecolor="none", edgecolor="none")
+    return file.getvalue()
 
 
 def _tag(tag: str, used: set[str], prefix: str) -> str:

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from gebm_cli.experiment.report.blocks import Block, Cell, Code, Missing, Row, Section, Table, Text
-from gebm_cli.experiment.report.figures import learning_curves
 from gebm_cli.experiment.report.found import STAGES, Found, typed
+from gebm_cli.experiment.report.learning import learning_curves
 from gebm_cli.experiment.report.next_steps import absent
 from gebm_cli.experiment.report.words import label_of
 from gebm_cli.experiment.showing import Value

@@ -84,6 +84,7 @@ def _slider(samples: SampleSet, shown: Shown, what: str) -> Slider:
     things = "images" if shown.is_images else "points"
     columns = shown.frames.shape[-1]
     plane = f" Drawn are the first two of {columns} columns." if not shown.is_images and columns > 2 else ""
+    plane += " In grey, training data." if shown.data is not None else ""
     return Slider(
         frames_of(shown),
         f"{n} {things} along the chains: on the left {start}, on the right after up to {last} steps",

@@ -7,36 +7,42 @@ from collections.abc import Sequence
 import numpy as np
 
 from gebm_cli.experiment.report.series import LARGEST, Series, drawable
+from gebm_cli.experiment.writing import printable
 
 LABELS = {
     "kale": "KALE",
     "kale_train": "KALE, training data",
     "kale_held_out": "KALE, held-out data",
-    "gan": "GAN objective",
-    "f-gan": "f-GAN objective",
-    "mmd": "MMD",
-    "kid": "KID",
-    "fid": "FID",
     "critic_value": "objective of the critic",
     "penalty": "penalty",
     "base_loss": "loss of the base",
     "loss": "loss",
-    "nll": "negative log-likelihood",
-    "log_partition": "log-partition c",
-    "log_partition_estimate": "log-partition c, batch estimate",
+    "log_partition": "log-partition, learned c",
+    "log_partition_estimate": "log-partition estimated from base samples",
     "critic_grad_norm": "gradient norm, critic",
     "base_grad_norm": "gradient norm, base",
     "lr": "learning rate",
     "rule_p_value": "p-value of the rule",
     "rule_multiplier": "multiplier of the rule",
-    "watched_kale": "held-out KALE on the way",
-    "watched_kid": "KID on the way",
-    "watched_nll": "negative log-likelihood on the way",
+    "watched_kale": "watched KALE",
+    "watched_kid": "watched KID of the base",
+    "watched_nll": "watched negative log-likelihood",
+}
+WATCHED = {
+    "watched_kale": "taken on validation points, or on training points where there are none",
+    "watched_kid": "of base samples against validation points, or training points where there are none",
+    "watched_nll": "taken on validation points, or on training points where there are none",
 }
 
 
 def label_of(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
+
+
+def shortened(text: str, length: int = 40) -> str:
+    """Printable, and of too long a text its two ends."""
+    text = printable(text)
+    return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
 
 
 def number(value: float, digits: int = 3) -> str:

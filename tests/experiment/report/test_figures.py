@@ -8,20 +8,20 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from gebm_cli.experiment.report.figures import (
     energy_histogram,
-    learning_curves,
     limits_of,
     null_histogram,
-    overlaid_curves,
     point_frames,
 )
-from gebm_cli.experiment.report.learning import _grouped
+from gebm_cli.experiment.report.learning import _grouped, learning_curves, overlaid_curves
 from gebm_cli.experiment.report.panels import running_median
 from gebm_cli.experiment.report.series import Series, downsample, medians
-from gebm_cli.experiment.report.words import number, numbers, step_word
+from gebm_cli.experiment.report.words import LABELS, label_of, number, numbers, shortened, step_word
 
 STEPS = np.arange(50, 2001, 50)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -56,14 +56,24 @@ def curve(picture, colour="--series-1"):
 # ------------------------------------------------------------------------------------------------------ learning curves
 
 
+def test_points_behind_are_grey_and_share_the_axes():
+    frames, behind = np.zeros((2, 5, 2)), np.array([[1.0, 1.0], [-1.0, -1.0]])
+    with_data, alone = point_frames(frames, behind)[0], point_frames(np.concatenate([frames, frames + 1], 1))[0]
+    pixels = np.asarray(Image.open(io.BytesIO(with_data)).convert("RGBA")).astype(int)
+    corner = pixels[: len(pixels) // 4, -len(pixels) // 4 :]
+    seen = corner[corner[..., 3] > 60]
+    assert len(seen) and (abs(seen[:, :3] - 128) <= 2).all(), "the data in grey, in the upper right"
+    middle = pixels[len(pixels) // 2, len(pixels) // 2]
+    assert middle[3] > 200 and abs(middle[:3] - middle[0]).max() > 20, "the frame's own points in colour"
+    assert limits_of(frames, behind)[0][1] > 1.05 and alone != with_data
+
+
 def test_metrics_share_panels_by_what_they_are():
-    """Objective with its two estimates, losses, log-partition with its estimate, gradients, rate with its rule; errors none."""
+    """Objective with its two estimates, log-partition with its estimate, gradients, rate with its rule; errors none."""
     names = (
         "lr odd watched_kid critic_grad_norm kale_held_out kale_held_out_standard_error base_loss kale penalty".split()
     )
-    names += (
-        "log_partition_estimate kale_train base_grad_norm log_partition rule_p_value rule_multiplier nll loss".split()
-    )
+    names += "log_partition_estimate kale_train base_grad_norm log_partition rule_p_value rule_multiplier critic_value".split()
     pictures = learning_curves("train-base", {name: ramp(1, 2) for name in names}, "gebm train")
     titles = [next(t for t in texts(p) if t in TITLES) for p in pictures]
     assert titles == TITLES and all(p.reproduce == "gebm train" for p in pictures)
@@ -72,12 +82,46 @@ def test_metrics_share_panels_by_what_they_are():
     assert set(groups["gradients"]) == {"critic_grad_norm", "base_grad_norm"}
     assert set(groups["lr"]) == {"lr", "rule_p_value", "rule_multiplier"}
     assert {"training data", "held-out data", "minibatches"} <= set(texts(pictures[0]))
+    assert {"learned c", "estimated from base samples"} <= set(texts(pictures[3]))
 
 
 TITLES = [
-    *("KALE", "losses", "negative log-likelihood", "log-partition c", "penalty", "gradient norms", "learning rate"),
-    *("KID on the way", "odd"),
+    *("KALE", "objective of the critic", "loss of the base", "log-partition", "penalty", "gradient norms"),
+    *("learning rate", "watched KID of the base", "odd"),
 ]
+
+
+@pytest.mark.parametrize("name", ["watched_kale", "watched_kid", "watched_nll"])
+def test_a_watched_score_says_of_which_points_it_is(name):
+    """Never of the held-out ones; on the page of one run and on that of several."""
+    (one,) = learning_curves("s", {name: ramp(2, 1)}, "")
+    for picture in (one, overlaid_curves({"a": {name: ramp(2, 1)}, "b": {}}, name, label_of(name))):
+        assert "validation points, or" in picture.caption and "training points where there are none" in picture.caption
+        assert "held-out" not in " ".join([picture.caption, picture.alt, *texts(picture)])
+    assert ("base samples against" in one.caption) == (name == "watched_kid")
+
+
+def test_titles_and_names_of_lines_fit_the_picture(monkeypatch):
+    """The longest there are: with the letters of matplotlib's font, which is a wide one, nothing is cut or covers another."""
+    made, savefig = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **options: made.append(self) or savefig(self, *args, **options)
+    )
+    learning_curves("s", {name: ramp(1e-3, 2e-3) for name in [*LABELS, "many words " * 9]}, "")
+    overlaid_curves({"run-name" * k: {"kale": ramp(0, 1)} for k in range(1, 9)}, "kale", "k" * 99)
+    sets = ("training data", "held-out data", "base", "GEBM samples")
+    energy_histogram({name: np.arange(9.0) for name in sets}, 1, "")
+    null_histogram(record(0.3) | {"test": "a test of a long name " * 3}, "")
+    for drawn in made:
+        FigureCanvasAgg(drawn).draw()
+        legends = [*drawn.legends, *(axes.get_legend() for axes in drawn.axes if axes.get_legend())]
+        boxes, whole = [words.get_window_extent() for words in (*drawn.texts, *legends)], drawn.bbox
+        assert all(
+            whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1 for box in boxes
+        )
+        assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+        assert not any(box.overlaps(axes.get_window_extent()) for box in boxes for axes in drawn.axes)
+    assert len(made) > 10
 
 
 def test_every_metric_is_in_one_panel_and_in_one_alone():
@@ -251,15 +295,11 @@ def test_a_metric_of_several_runs_is_drawn_where_it_is_known():
     assert overlaid_curves(runs, "penalty", "penalty") is None and overlaid_curves({}, "kale", "KALE") is None
 
 
-def test_more_runs_than_colours_differ_by_their_dashes():
-    """Ten runs: the ninth has the first's colour and is dashed."""
-    picture = overlaid_curves({f"run-{k}": {"kale": ramp(k, k + 1)} for k in range(10)}, "kale", "KALE")
-    dashes = {
-        len(p.get("stroke-dasharray") or "") > 0
-        for p in ET.fromstring(picture.content).iter(f"{SVG}path")
-        if p.get("stroke") == "var(--series-1)"
-    }
-    assert dashes == {True, False}
+@pytest.mark.parametrize("name", ["caf\udce9", "run\x1b[31m", "標本"])
+def test_a_run_of_any_name_has_its_curve(name):
+    """A folder's name that is no text, one with control characters, one in letters that matplotlib's font lacks."""
+    picture = overlaid_curves({name: {"kale": ramp(0, 1)}}, "kale", name)
+    assert picture.content.encode() and all(text.isprintable() for text in texts(picture))
 
 
 # ----------------------------------------------------------------------------------------------------------- histograms
@@ -281,6 +321,18 @@ def test_energies_are_described_and_what_is_not_drawn_is_counted():
     ticks = [float(t.replace("−", "-")) for t in texts(picture) if re.fullmatch("−?[\\d.]+(e\\d+)?", t)]
     assert max(ticks) < 50
     assert "beta" not in energy_histogram({"base": base}, None, "").caption
+
+
+def test_of_the_law_of_the_samples_the_caption_says_what_it_is_told():
+    """What a sampler draws from is not known here; the axis is about weights relative to the base."""
+    energies = {"base": np.r_[0.0, 1.0, np.nan]}
+    caption = energy_histogram(energies, 0.5, "", "They are from the flow.").caption
+    assert caption == (
+        "Energies of base (n = 2). The samples were drawn at beta = 0.5. They are from the flow. "
+        "1 of 3 of base have no finite energy."
+    )
+    words = texts(energy_histogram(energies, 0.5, ""))
+    assert "energy E: the lower, the more weight against the base" in words and "density" not in caption
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0] * 9, [np.nan], [1e99, -1e99], [0.0, 5e-324]], ids=str)
@@ -380,6 +432,13 @@ def test_numbers_are_short_and_told_apart():
     assert [number(x) for x in (0.3704, 1234567, 1e-5, 1.5e100, -2.0)] == ["0.37", "1.23e6", "1e-5", "1.5e100", "-2"]
     assert numbers([0.07001, 0.07002]) == ["0.07001", "0.07002"] and numbers([1.0, 1.0]) == ["1", "1"]
     assert [step_word(s) for s in (0, 500, 4000, 20_000, 1_500_000)] == ["0", "500", "4000", "20k", "1.5M"]
+
+
+def test_long_texts_keep_both_ends():
+    """As many letters as there is room for, and all of a text that fits."""
+    assert (
+        shortened("a" * 40) == "a" * 40 and shortened("abcdefghijkl", 8) == "abc…ijkl" and shortened("a\nb\0") == "a b?"
+    )
 
 
 def test_nothing_of_a_page_imports_torch():

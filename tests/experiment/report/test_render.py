@@ -141,17 +141,39 @@ def test_a_drawing_is_as_wide_as_its_text_reads_well():
         assert next(a for tag, a in Document(render(_page(picture))).elements if tag == "svg")["width"] == width
 
 
+@pytest.mark.parametrize(("units", "scrolls"), [(360, False), (480, True)])
+def test_a_drawing_whose_text_would_be_too_small_on_a_phone_scrolls_by_keyboard_too(units, scrolls):
+    picture = Picture(f'<svg viewBox="0 0 {units} 200" width="100%" role="img" aria-label="a"></svg>', "a")
+    place = next(a for tag, a in Document(render(_page(picture))).elements if "drawing" in (a.get("class") or ""))
+    assert place.get("class") == ("drawing scroll" if scrolls else "drawing") and ("tabindex" in place) == scrolls
+
+
 @pytest.mark.parametrize(
     ("value", "text", "number", "absent"),
     [
         (None, "—", "", True), ("a", "a", "", False), ("", "", "", False), (3, "3", "3", False), (50000, "50000", "50000", False),
-        (0.123456, "0.1235", "0.123456", False), (12345.6, "1.235e+04", "12345.6", False), (-0.0, "-0", "-0.0", False),
+        (0.123456, "0.1235", "0.123456", False), (12345.6, "12346", "12345.6", False), (-0.0, "-0", "-0.0", False),
         (float("nan"), "nan", "", True), (float("-inf"), "-inf", "-Infinity", False), (True, "True", "", False),
     ],
 )  # fmt: skip
 def test_cells_are_short_to_read_and_sorted_by_all_their_digits(value, text, number, absent):
     cell = shown_cell(value)
     assert (cell.text, cell.number, cell.absent) == (text, number, absent)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e-4, "0.0001"), (1.23456e-4, "0.0001235"), (9.9e-5, "9.9e-05"), (6e-6, "6e-06"), (0.5, "0.5"), (12.34567, "12.35"),
+        (999.96, "1000"), (1234.5678, "1235"), (9999.7, "10000"), (99999.7, "100000"), (-12345.678, "-12346"), (999999.4, "999999"),
+        (1e6, "1e+06"), (1234567.8, "1.235e+06"),
+    ],
+)  # fmt: skip
+def test_usual_numbers_are_written_without_exponent(value, text):
+    """From 1e-4 to a million: to half of the fourth digit, or of the last before the point, whichever is less."""
+    assert shown_cell(value).text == text
+    digits = 10.0 ** min(0, int(f"{abs(value):e}".partition("e")[2]) - 3) if abs(value) < 1e6 else 1000.0
+    assert float(text) == pytest.approx(value, abs=0.500001 * digits)
 
 
 def test_columns_of_numbers_alone_stand_to_the_right():

@@ -173,6 +173,16 @@ def test_where_steps_go_back_the_later_row_counts(tmp_path):
     assert lines["watched_kid"].steps.tolist() == [6]
 
 
+def test_names_are_shown_in_letters_and_none_takes_the_place_of_another(tmp_path):
+    """A lone surrogate, control characters, nothing, and names that differ in what is not shown: each has its own values."""
+    names = ["kale", "a\ud800", "a\x1b", "a?", "", "x\n y", "z" * 200, "z" * 201]
+    path = write(tmp_path / "m", [row(1, stage="train\x07", **{name: float(k) for k, name in enumerate(names)})])
+    ((stage, lines),) = read_metrics(path).stages.items()
+    assert stage == "train?" and [line.values.item() for line in lines.values()] == list(range(len(names)))
+    assert list(lines)[:6] == ["kale", "a?", "a? (2)", "a? (3)", "?", "x y"]
+    assert all(name.isprintable() and len(name) < 130 for name in lines)
+
+
 def test_reading_in_chunks_changes_nothing_and_does_not_hold_the_file(tmp_path, monkeypatch):
     """Chunks of 20 kB against one of all 2.8 MB, which takes several times the memory: what is left is the values."""
     rng = np.random.default_rng(1)

@@ -108,6 +108,22 @@ def test_text_stays_text_whatever_it_says(text):
     assert count(svg) == count(plain)
 
 
+def test_letters_that_the_drawing_font_lacks_are_no_ones_concern(recwarn):
+    """The page's font has them: no warning, the text as it was; other warnings of drawing are still given."""
+    import warnings
+
+    assert "標本" in texts(to_svg(figure("標本"), "t")) and not recwarn.list
+    drawn = figure()
+    drawn.savefig = lambda *_, **__: warnings.warn("Glyphs are round", stacklevel=1)
+    with pytest.warns(UserWarning, match="round"), pytest.raises(ValueError, match="substring"):
+        to_svg(drawn, "t")
+
+
+def test_a_label_of_no_letters_costs_no_picture():
+    """A folder's name that is not UTF-8, and control characters: XML has no place for them."""
+    assert ET.fromstring(to_svg(figure(), "caf\udce9 \x00")).get("aria-label") == "caf? ?"
+
+
 def test_coordinates_are_kept_to_a_hundredth_of_a_pixel():
     """Against the plain SVG: the same numbers in the same order, cut after two digits."""
     import io
