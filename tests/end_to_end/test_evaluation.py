@@ -352,14 +352,15 @@ def test_two_processes_give_the_features_of_one(gebm, tmp_path) -> None:
 
 @pytest.mark.parametrize("layer", [64, pytest.param(2048, marks=pytest.mark.slow)])
 def test_fid_of_folders_is_pytorch_fids(gebm, tmp_path, monkeypatch, layer) -> None:
-    """Folders of PNGs and a weights file in its format, through its own code and ours. Slow: 2048 features of 80 images twice."""
-    from core.evaluation.inception_weights import smooth_and_noise, write_inception_weights
+    """Folders of PNGs and a weights file in its format, through its own code and ours. Slow: 2048 features of 68 images twice."""
+    from core.evaluation.inception_weights import smooth_and_noise, without_first_weights, write_inception_weights
     from pytorch_fid import fid_score
     from pytorch_fid import inception as theirs
 
+    without_first_weights(monkeypatch)
     weights = write_inception_weights(tmp_path / "weights.pth")
     for name, seed in (("x", 1), ("y", 2)):
-        folder(tmp_path / name, smooth_and_noise(80, seed).permute(0, 2, 3, 1).numpy())
+        folder(tmp_path / name, smooth_and_noise(68, seed).permute(0, 2, 3, 1).numpy())
     monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: torch.load(weights))
     network = theirs.InceptionV3([theirs.InceptionV3.BLOCK_INDEX_BY_DIM[layer]]).eval()
     statistics = [

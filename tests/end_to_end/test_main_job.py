@@ -95,14 +95,15 @@ def test_sample_writes_images_pictures_and_its_recipe(here, capsys):
     assert Image.open(out / "grid.png").width > 300
 
 
-@pytest.mark.parametrize("sampler", ["none", "ula", "mala", "hmc", "kla"])
+@pytest.mark.parametrize("sampler", ["none", "kla"])
 def test_the_same_seed_gives_the_same_samples_whatever_the_batch_size(here, capsys, tmp_path, sampler):
-    """Bit for bit, for every sampler, and fewer samples are the first of more."""
+    """Bit for bit, one at a time too, and fewer samples are the first of more. (Every sampler in two sizes: test_sampling.)"""
+    chains = [] if sampler == "none" else ["sample.n_steps=4", "sample.block_size=20", "sample.diagnose=false"]
 
     def draw(name, n, batch):
         argv = ["sample", "--sampler", sampler, "--n-samples", str(n), "--batch-size", str(batch), "--format", "npz"]
         out = str(tmp_path / name)
-        assert call(capsys, *argv, "--out", out, "sample.n_steps=4", "sample.block_size=20").code == 0
+        assert call(capsys, *argv, "--out", out, *chains).code == 0
         return np.load(tmp_path / name / "samples.npz")
 
     a, b, c = draw("a", 50, 1), draw("b", 50, 1000), draw("c", 30, 7)
@@ -276,21 +277,24 @@ def _state(runs: Path) -> dict:
 
 STEPPED = [
     str(EXPERIMENTS / "digits.yaml"),
-    *["base.width=2", "energy.width=2", "train_base.steps=40", "train_base.critic_steps=25"],
-    *["train_base.batch_size=16", "train_base.checkpoint_every=4", "train_base.log_every=4", "--seed", "7"],
+    *["base.width=2", "energy.width=2", "train_base.steps=24", "train_base.critic_steps=15"],
+    *["train_base.batch_size=16", "train_base.checkpoint_every=2", "train_base.log_every=4", "--seed", "7"],
 ]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     runs = tmp_path_factory.mktemp("whole")
-    assert _train(runs, "train-base", *STEPPED).wait() == 0
+    assert command(["train-base", *STEPPED, "--runs-dir", str(runs)]) == 0
     return _state(runs)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
 def test_a_run_cut_by_a_signal_and_continued_ends_in_the_same_bits(tmp_path, uninterrupted, number):
-    """SIGTERM and SIGINT save (in the middle of a critic round) and exit 130; SIGKILL loses what came after the checkpoint."""
+    """SIGTERM and SIGINT save (in the middle of a critic round) and exit 130; SIGKILL loses what came after the checkpoint.
+
+    What is cut is a process of its own; this one goes on with it, and has trained the run that was left alone.
+    """
     process = _train(tmp_path, "train-base", *STEPPED)
     pointer = tmp_path / "digits-001/checkpoints/train-base/latest"
     deadline = time.monotonic() + 300
@@ -299,12 +303,12 @@ def test_a_run_cut_by_a_signal_and_continued_ends_in_the_same_bits(tmp_path, uni
     process.send_signal(number)
     error = process.communicate(timeout=300)[1]
     before = _state(tmp_path)
-    assert before["step"] < 40, "the signal came too late to cut anything"
+    assert before["step"] < 24, "the signal came too late to cut anything"
     if number == signal.SIGKILL:
         assert process.returncode == -number
     else:
         assert process.returncode == 130 and "continue with `gebm train-base --run digits-001`" in error
-    assert _train(tmp_path, "train-base", "--run", "digits-001").wait() == 0
+    assert command(["train-base", "--run", "digits-001", "--runs-dir", str(tmp_path)]) == 0
     assert equal(_state(tmp_path), uninterrupted)
 
 
@@ -313,9 +317,11 @@ def test_sampling_stopped_by_a_signal_goes_on_bit_for_bit(here, tmp_path):
     argv = [
         "sample",
         "--n-steps",
-        "400",
+        "150",
         "--n-samples",
-        "300",
+        "100",
+        "sample.block_size=20",
+        "sample.diagnose=false",
         "--format",
         "npz",
         "--run",
@@ -335,17 +341,15 @@ def test_sampling_stopped_by_a_signal_goes_on_bit_for_bit(here, tmp_path):
     assert np.array_equal(a["latents"], b["latents"]) and np.array_equal(a["images"], b["images"])
 
 
-def test_a_second_process_on_the_same_run_is_refused_and_a_new_start_gets_its_own(tmp_path, uninterrupted):
+def test_a_second_process_on_the_same_run_is_refused_and_a_new_start_gets_its_own(tmp_path, capsys):
     """While one trains, continuing the same run is exit 2; starting the experiment again makes digits-002."""
     first = _train(tmp_path, "train-base", *STEPPED, "train_base.steps=4000")
     deadline = time.monotonic() + 300
     while not (tmp_path / "digits-001/checkpoints/train-base/latest").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    second = _train(tmp_path, "train-base", "--run", "digits-001")
-    assert (
-        "another gebm process is writing to this run" in second.communicate(timeout=300)[1] and second.returncode == 2
-    )
-    assert _train(tmp_path, "train-base", *STEPPED, "train_base.steps=2").wait() == 0
-    assert (tmp_path / "digits-002/record.yaml").exists()
+    second = call(capsys, "train-base", "--run", "digits-001", "--runs-dir", str(tmp_path))
+    assert "another gebm process is writing to this run" in second.err and second.code == 2
+    assert call(capsys, "train-base", *STEPPED, "train_base.steps=2", "--runs-dir", str(tmp_path)).code == 0
+    assert (tmp_path / "digits-002/record.yaml").exists() and first.poll() is None
     first.terminate()
     assert first.wait(timeout=60) == 130

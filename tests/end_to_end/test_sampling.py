@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,13 @@ from filelock import FileLock
 from PIL import Image
 
 from gebm_cli.cli.app import run as command
+from gebm_cli.core.sampling import tuning
 from gebm_cli.core.sampling.catalogue import CATALOGUE
 from gebm_cli.core.sampling.chains import BlockRun
 from gebm_cli.errors import GebmError
+from gebm_cli.experiment import drawing, sampleset, watching
 
+N_BIAS_STEPS = watching.N_BIAS_STEPS
 DIGITS = str(Path(__file__).parents[2] / "experiments/digits.yaml")
 TINY = [
     "base.width=2",
@@ -46,6 +50,26 @@ def job(tmp_path_factory):
     assert command(["train-base", DIGITS, *TINY, *BASE, "--seed", "5", *runs]) == 0
     assert command(["train-energy", DIGITS, *TINY, *ENERGY, *runs]) == 0
     return path
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """What has tests of its own takes little time here, where any step, ladder or bias will do that the seed decides.
+
+    Pilots are 30 and 2 x 8 steps long, not 180 and 6 x 20 (test_tuning, test_kernel), the bias is of 5 steps, not 30 (test_bias,
+    test_watching); trace.png, track.png and chain.gif are empty (test_pictures; two of them are drawn in test_main_job).
+    """
+    monkeypatch.setattr(tuning, "dual_averaging", partial(tuning.dual_averaging, n_steps=25, n_check=5))
+    monkeypatch.setattr(tuning, "space_ladder", partial(tuning.space_ladder, n_rounds=2, n_steps=8))
+    monkeypatch.setattr(watching, "N_BIAS_STEPS", 5)
+    for module, name in ((sampleset, "save_traces"), (sampleset, "save_chain"), (drawing, "save_score_curves")):
+        monkeypatch.setattr(module, name, lambda path, *rest: path.touch())
+
+
+@pytest.fixture
+def as_elsewhere(monkeypatch):
+    """As many steps of the bias as in another process, whose record is to be the same."""
+    monkeypatch.setattr(watching, "N_BIAS_STEPS", N_BIAS_STEPS)
 
 
 @dataclass
@@ -125,6 +149,7 @@ def sets(job) -> list[str]:
 def test_every_sampler_draws_a_set_that_the_seed_alone_decides(sample, tmp_path, name):
     """Fewer samples in other batches and another format are the first of more, bit for bit; the record has the settings as used."""
     entry, argv = CATALOGUE[name], ["--sampler", name, "--n-steps", "4", "sample.block_size=20"]
+    argv += ["sample.n_leapfrog=3"] if "n_leapfrog" in entry.keys else []
     many = sample(*argv, "--n-samples", "50", "--batch-size", "7", "--out", tmp_path / "a", "--json").json
     few = [*argv, ALONE, "--n-samples", "30", "--batch-size", "1000", "--format", "npz"]
     assert sample(*few, "--out", tmp_path / "b").code == 0
@@ -495,7 +520,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def test_a_set_cut_by_kill_9_goes_on_from_its_last_checkpoint(sample, job, tmp_path):
+def test_a_set_cut_by_kill_9_goes_on_from_its_last_checkpoint(sample, job, tmp_path, as_elsewhere):
     """Killed in the second block, a real process leaves a finished block and a checkpoint; the rest gives the same bits."""
     argv = [*KLA[:-1], "sample.block_size=20", "--format", "npz"]
     out = tmp_path / "cut"
@@ -534,7 +559,7 @@ def test_a_set_that_another_process_draws_is_left_alone(sample, tmp_path, monkey
 # ------------------------------------------------------------------------------------------------------ several processes
 
 
-def test_two_processes_under_torchrun_draw_the_set_of_one(sample, job, tmp_path):
+def test_two_processes_under_torchrun_draw_the_set_of_one(sample, job, tmp_path, as_elsewhere):
     """Latents, images and record are the same, bit for bit; one result is printed."""
     argv = ["--n-samples", "50", "--n-steps", "12", "sample.block_size=20", "--format", "npz", "--track"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gebm_cli"]

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 import torch
-from core.evaluation.inception_weights import smooth_and_noise, write_inception_weights
+from core.evaluation.inception_weights import smooth_and_noise, without_first_weights, write_inception_weights
 
 from gebm_cli.core.data.images import digits
 from gebm_cli.core.evaluation.classifier import Classifier
@@ -27,7 +27,8 @@ def file(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
-    """An empty hub cache, and no network."""
+    """An empty hub cache, and no network; Inception networks are made without first weights."""
+    without_first_weights(monkeypatch)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
 
     def refuse(*args, **kwargs):

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core.evaluation.inception_weights import random_inception, smooth_and_noise
+from core.evaluation.inception_weights import random_inception, smooth_and_noise, without_first_weights
 from pytorch_fid import inception as pytorch_fid
 
 from gebm_cli.core.evaluation.inception import LAYERS, Inception, weights_url
 from gebm_cli.core.evaluation.resizing import resize
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with pytest.MonkeyPatch.context() as patch:
+        without_first_weights(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

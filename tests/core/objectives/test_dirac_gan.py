@@ -87,7 +87,7 @@ def test_mmd_with_a_stronger_critic_does_not_converge(start):
 def test_the_penalty_and_the_scale_make_it_converge(name, setting, start):
     """From the same starts with the same steps theta goes to 0 and psi stays bounded."""
     lr, critic_steps = setting
-    path = trajectory(METHODS[name], start, 250 if setting == SMALL else 40, lr, critic_steps, setting == LARGE)
+    path = trajectory(METHODS[name], start, 160 if setting == SMALL else 25, lr, critic_steps, setting == LARGE)
     assert abs(path[-1, 0]) < 1e-3 and path[:, 1].abs().max() < 4, path[-1].tolist()
 
 
