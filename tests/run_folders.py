@@ -67,3 +67,21 @@ def score(metric: str = "fid", value: float = 1.0, **more: Any) -> dict[str, Any
         "n_real": 1437,
     }
     return {"metric": metric, "value": value, "standard_error": 0.1, **usual, **sides, **more}
+
+
+def described_set(run_path: Path, name: str, **told: Any) -> Path:
+    """What a sample set says of itself, without its samples."""
+    folder = run_path / "samples" / name
+    folder.mkdir(parents=True)
+    (folder / "sample.yaml").write_text(yaml.safe_dump({"sampler": "kla", "n_samples": 5} | told))
+    return folder
+
+
+def verdict_record(name: str = "digits-001", **more: Any) -> dict[str, Any]:
+    """A verdict of `NAME/base-001` and `NAME/kla-001` against training and held-out data."""
+    values = {"fid_base": 2.0, "fid_gebm": 1.0, "kid_base": 0.2, "kid_gebm": 0.1}
+    errors = {f"{key}_standard_error": 0.01 for key in values}
+    references = {split: {"n_real": n, **values, **errors} for split, n in (("train", 9), ("held-out", 3))}
+    sides = {"base": f"{name}/base-001", "gebm": f"{name}/kla-001", "n_base": 5, "n_gebm": 6}
+    usual = {"features": "inception", "weights_hash": "a" * 64, "resize": "none"}
+    return {"metric": "verdict", **sides, **usual, "references": references, **more}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +13,9 @@ from gebm_cli.cli.evaluate import FeaturesOption, Weights, check_features
 from gebm_cli.cli.options import Device, Json, RunsDir, print_result, resolve
 from gebm_cli.cli.progress import Quiet, phases
 from gebm_cli.errors import GebmError, UsageError
-from gebm_cli.experiment.files import write_atomically
-from gebm_cli.experiment.run import runs_root
+from gebm_cli.experiment.run import command_line, runs_root
+from gebm_cli.experiment.writing import printable
 
-MARK = b"<!-- written by gebm compare -->\n"  # behind the page: what bears it may be written again
 LONGEST = 120  # letters of a page's name
 
 
@@ -65,13 +63,11 @@ def compare(
     root = runs_root(runs_dir)
     founds = find_runs(list(names or []), root)
     comparison = compare_runs(founds)
-    page = _require_place(out, root, comparison.labels)
-    tests = None
-    if not no_test:
-        tests = _tests(comparison, device, features, weights)
+    page = _place(out, root, comparison.labels)
+    tests = None if no_test else _tests(comparison, device, features, weights)
     for note in [*comparison.notes, *(tests or {}).get("notes", [])]:
-        print(f"gebm: note: {note}", file=sys.stderr)
-    written = _write_page(page, comparison, tests, out is not None)
+        _note(note)
+    written = _write(page, comparison, tests, out is not None)
     from gebm_cli.cli.compare_text import as_json, text
 
     result = as_json(comparison, tests) | {"page": str(written) if written else None}
@@ -95,50 +91,39 @@ def _tests(comparison: Any, device: str, features: str | None, weights: str | No
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
-def _require_place(out: str | None, root: Path, labels: list[str]) -> Path:
+def _place(out: str | None, root: Path, labels: list[str]) -> Path:
     """Where the page goes.
 
     Raises:
-        UsageError: there is something that is no page of this command, or the folder is not there.
+        UsageError: there is something that is no page of ours, or the folder is not there.
     """
+    from gebm_cli.experiment.report.page_file import require_page_place
+
     names = [Path(label).name for label in labels]
     name = f"compare-{'-'.join(names)}"
     if len(name) > LONGEST:
         name = f"compare-{names[0]}-and-{len(names) - 1}-more"[:200]
     place = Path(out) if out is not None else root / f"{name}.html"
-    told = f"--out {out}" if out is not None else str(place)
-    if out is not None and place.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{told}: expected a name that ends in .html")
-    if out is not None and not place.absolute().parent.is_dir():
-        raise UsageError(f"{told}: its folder does not exist; make it, or name a file in another one")
-    if place.is_dir() or (place.exists() and not _is_ours(place)):
-        way_out = "name another file" if out is not None else "move it, or name another file with --out"
-        raise UsageError(
-            f"{told}: exists already and is no page of `gebm compare`, and nothing is overwritten; {way_out}"
-        )
+    require_page_place(place, "--out" if out is not None else "")
     return place
 
 
-def _is_ours(place: Path) -> bool:
-    try:
-        with open(place, "rb") as file:
-            file.seek(-len(MARK), os.SEEK_END)
-            return file.read() == MARK
-    except OSError:
-        return False
-
-
-def _write_page(place: Path, comparison: Any, tests: dict[str, Any] | None, asked: bool) -> Path | None:
+def _write(place: Path, comparison: Any, tests: dict[str, Any] | None, asked: bool) -> Path | None:
     """Write the page; where its place was not asked for, failing is a note, since the result is printed too."""
     from gebm_cli.experiment.report.comparison_page import comparison_page
+    from gebm_cli.experiment.report.page_file import write_page
     from gebm_cli.experiment.report.render import render
 
-    html = render(comparison_page(comparison, tests, ["gebm", *sys.argv[1:]]))
+    html = render(comparison_page(comparison, tests, command_line()))
     try:
-        write_atomically(place, html.encode("utf-8", "replace") + MARK)
+        write_page(place, html)
     except GebmError as error:
         if asked:
             raise
-        print(f"gebm: note: {error}; name another place with --out", file=sys.stderr)
+        _note(f"{error}; name another place with --out")
         return None
     return place
+
+
+def _note(text: str) -> None:
+    print(f"gebm: note: {printable(text)}", file=sys.stderr)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gebm_cli.cli.tables import drawn, table_of
 from gebm_cli.experiment.run_comparison import Comparison, value_with_error
+from gebm_cli.experiment.run_scores import Scores
+from gebm_cli.experiment.score_rows import ScoreRow, network_of
 from gebm_cli.experiment.writing import printable
 
 LONGEST = 32  # letters of a value
+OF_AN_ENTRY = ("value", "standard_error", "samples", "n_fake", "n_real")
 MOST_KEYS = 40  # rows of keys; the page has them all
 
 
@@ -31,46 +33,53 @@ def as_json(comparison: Comparison, tests: dict[str, Any] | None) -> dict[str, A
             {"stage": stage, "metric": name, "last": dict(zip(labels, values, strict=True))}
             for stage, name, values in comparison.last
         ],
-        "scores": [asdict(row) | {"entries": dict(zip(labels, row.entries, strict=True))} for row in comparison.scores],
+        "scores": [_as_json(row, labels) for row in comparison.scores],
         "test": tests,
         "notes": comparison.notes,
     }
 
 
+def _as_json(row: Scores, labels: list[str]) -> dict[str, Any]:
+    shared = {key: getattr(row.one, key) for key in ("metric", "features", "weights_hash", "reference")}
+    own = [None if e is None else {key: getattr(e, key) for key in OF_AN_ENTRY} for e in row.entries]
+    return {"of": row.of, **shared, "entries": dict(zip(labels, own, strict=True))}
+
+
 def text(comparison: Comparison, tests: dict[str, Any] | None, page: Path | None) -> str:
     """The comparison for people."""
     parts = [comparison.told, _keys(comparison), _last(comparison), _scores(comparison), _tests(tests)]
-    return "\n\n".join([*(part for part in parts if part), *([f"page: {page}"] if page else [])])
+    return "\n\n".join([*(part for part in parts if part), *([printable(f"page: {page}")] if page else [])])
 
 
 def _keys(comparison: Comparison) -> str:
-    table = table_of("key", *map(_name, comparison.labels))
     rows = comparison.differences
-    for row in rows[:MOST_KEYS]:
-        table.add_row(row.key, *[_cut("-" if value is None else value) for value in row.values])
+    if not rows:
+        return ""
+    cells = [[row.key, *["-" if value is None else value for value in row.values]] for row in rows[:MOST_KEYS]]
     more = f"\n... and {len(rows) - MOST_KEYS} more, all on the page" if len(rows) > MOST_KEYS else ""
-    return drawn(table) + more if rows else ""
+    return _table(["key", *comparison.labels], cells) + more
 
 
 def _last(comparison: Comparison) -> str:
-    table = table_of("last value", "stage", *map(_name, comparison.labels))
-    for stage, name, values in comparison.last:
-        table.add_row(_cut(name), stage, *["-" if value is None else f"{value:.4g}" for value in values])
-    return drawn(table) if comparison.last else ""
+    rows = [[name, stage, *["-" if v is None else f"{v:.4g}" for v in vs]] for stage, name, vs in comparison.last]
+    return _table(["last value", "stage", *comparison.labels], rows) if rows else ""
 
 
 def _scores(comparison: Comparison) -> str:
     if not comparison.scores:
         return "no scores yet; `gebm verdict` makes some"
-    table = table_of("score", "of", "reference", "features", *map(_name, comparison.labels))
+    rows = []
     for row in comparison.scores:
-        features = row.features + ("" if row.weights_hash in ("none", "None") else f" {row.weights_hash[:8]}")
-        cells = [
-            "-" if e is None else f"{_plain(value_with_error(e['value'], e['standard_error']))} (n {e['n_fake']})"
-            for e in row.entries
-        ]
-        table.add_row(row.metric.upper(), _cut(row.of), _cut(row.reference), _cut(features), *cells)
-    return drawn(table)
+        one = row.one
+        rows.append([one.label, row.of, one.reference or "-", one.network or "-", *map(_score, row.entries)])
+    return _table(["score", "of", "reference", "features", *comparison.labels], rows)
+
+
+def _score(entry: ScoreRow | None) -> str:
+    if entry is None:
+        return "-"
+    n = "?" if entry.n_fake is None else entry.n_fake
+    return f"{_plain(value_with_error(entry.value, entry.standard_error))} (n {n})"
 
 
 def _tests(tests: dict[str, Any] | None) -> str:
@@ -80,23 +89,28 @@ def _tests(tests: dict[str, Any] | None) -> str:
 
     lines = findings(tests)
     if lines:
-        against = (
-            f"{tests['n_reference']} of {tests['reference']}, {tests['features']} features {tests['weights_hash'][:8]}"
-        )
+        network = network_of(tests["features"], tests["weights_hash"])
+        against = f"{tests['n_reference']} of {tests['reference']}, features: {network}"
         lines.append(f"(relative test on KID against {against}, two-sided, level {tests['alpha']})")
-    return "\n".join([*map(_plain, lines), *[f"not tested: {why}" for why in tests["left_out"]]])
+    return "\n".join(_plain(line) for line in [*lines, *[f"not tested: {why}" for why in tests["left_out"]]])
 
 
 def _plain(told: str) -> str:
-    return told.replace(" ± ", " +- ")
+    """On one line, and in ASCII where it is ours."""
+    return printable(told.replace(" ± ", " +- "))
 
 
-def _name(label: str) -> str:
-    return _cut(label)
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    from rich.text import Text
+
+    table = table_of()
+    for column in columns:
+        table.add_column(Text(_cut(column)), no_wrap=True)
+    for row in rows:
+        table.add_row(*[Text(_cut(cell)) for cell in row])
+    return drawn(table)
 
 
 def _cut(value: str) -> str:
-    from rich.markup import escape
-
     value = printable(value)
-    return escape(value if len(value) <= LONGEST else f"{value[: LONGEST - 3]}...")
+    return value if len(value) <= LONGEST else f"{value[: LONGEST - 3]}..."

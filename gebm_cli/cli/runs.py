@@ -13,10 +13,13 @@ from gebm_cli.cli.options import Json, RunsDir, print_result
 from gebm_cli.cli.runs_text import draw_table
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.run import runs_root
-from gebm_cli.experiment.run_query import COLUMNS, SCORES, filtered, ordered, parse_filter, value_of
-from gebm_cli.experiment.run_table import RunRow, read_rows
+from gebm_cli.experiment.run_query import COLUMNS, SCORES, filtered, number_of, ordered, parse_filter, value_of
+from gebm_cli.experiment.run_table import OF_A_SCORE, RunRow, read_rows
+from gebm_cli.experiment.writing import printable
 
 WIDE = 200  # columns of a table that is not printed on a terminal
+FORMULA = ("=", "+", "-", "@", "\t")  # what text begins with that a spreadsheet takes for a formula
+OF_ONE_SCALE = {"features": "features", "weights_hash": "weights", "reference": "references", "side": "sides"}
 
 
 def register(app: typer.Typer) -> None:
@@ -54,32 +57,39 @@ def runs(
     filters: Filters = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="Descending; what is missing stays last.")] = False,
     json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV on stdout.")] = False,
+    as_csv: Annotated[
+        bool,
+        typer.Option("--csv", help="The rows as CSV on stdout; text that a spreadsheet would run gets an apostrophe."),
+    ] = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """List the runs, newest last: what was trained, how far, its curve, and the newest scores."""
+    """List the runs, newest last: what was trained, how far, its curve, and the newest scores against data.
+
+    A score names whose samples it is of: the GEBM's, the base's or a flow's.
+    """
     if json and as_csv:
         raise UsageError("--json and --csv: give one of them; stdout holds one result")
     wanted = [parse_filter(text) for text in filters or []]
-    root = runs_root(runs_dir)
+    root, key = runs_root(runs_dir), sort.removeprefix("-")
     everything, unreadable = read_rows(root)
     for path in unreadable:
-        print(
-            f"gebm: {path}: passed over, its experiment.yaml or record.yaml cannot be read by this version",
-            file=sys.stderr,
-        )
-    rows = ordered(filtered(everything, wanted), sort.removeprefix("-"), reverse != sort.startswith("-"))
-    extra = list(dict.fromkeys(k for k in (sort.removeprefix("-"), *(f.key for f in wanted)) if _is_extra(k)))
-    _warn_of_features(rows, sort.removeprefix("-"))
+        _tell(f"{path}: passed over, its experiment.yaml or record.yaml cannot be read by this version")
+    rows = ordered(filtered(everything, wanted), key, reverse != sort.startswith("-"))
+    extra = list(dict.fromkeys(k for k in (key, *(f.key for f in wanted)) if _is_extra(k)))
+    _warn_of_features(rows, key)
     if json:
         own = [row.summary | ({"keys": {k: value_of(row, k) for k in extra}} if extra else {}) for row in rows]
         print_result({"runs": own}, True, "")
     elif as_csv:
         _print_csv(rows, extra)
     elif not rows:
-        print(_nothing(root, bool(everything)))
+        print(printable(_nothing(root, bool(everything))))
     else:
         draw_table(rows, extra, _width())
+
+
+def _tell(text: str) -> None:
+    print(f"gebm: {printable(text)}", file=sys.stderr)
 
 
 def _is_extra(key: str) -> bool:
@@ -108,26 +118,32 @@ def _warn_of_features(rows: list[RunRow], key: str) -> None:
     if key not in SCORES:
         return
     scores = [row.summary[key] for row in rows if row.summary[key]]
-    for what, name in (("features", "features"), ("weights_hash", "weights"), ("reference", "references")):
-        found = sorted({str(score[what]) for score in scores})
+    for what, name in OF_ONE_SCALE.items():
+        found = sorted({str(score[what]) for score in scores if score[what] is not None})
         if len(found) > 1:
             told = ", ".join(text[:12] if what == "weights_hash" else text for text in found)
-            print(f"gebm: note: --sort {key}: the scores have different {name} ({told}), so their order "
-                  "tells nothing across these", file=sys.stderr)  # fmt: skip
+            _tell(
+                f"note: --sort {key}: the scores have different {name} ({told}), so their order tells nothing across these"
+            )
             return
 
 
 def _print_csv(rows: list[RunRow], extra: list[str]) -> None:
     """RFC 4180; a score in a column for each of its parts, without the curve."""
     writer = csv.writer(sys.stdout)
-    table = [_flat(row, extra) for row in rows]
-    writer.writerow(_flat(None, extra))
-    writer.writerows([("" if cell is None else cell) for cell in line.values()] for line in table)
+    writer.writerow(map(_cell, _flat(None, extra)))
+    writer.writerows(map(_cell, _flat(row, extra).values()) for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """A cell of a CSV: text that a spreadsheet would run as a formula gets an apostrophe, and nothing acts on a terminal."""
+    if not isinstance(value, str):
+        return "" if value is None else value
+    value = "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in value)
+    return f"'{value}" if value.startswith(FORMULA) and number_of(value) is None else value
 
 
 def _flat(row: RunRow | None, extra: list[str]) -> dict[str, Any]:
-    from gebm_cli.experiment.run_table import OF_A_SCORE
-
     names = ("run", "experiment", "stage", "status", "step", "seed", "start", "duration_s", "objective")
     flat: dict[str, Any] = {name: row.summary[name] if row else None for name in names}
     for metric in SCORES:

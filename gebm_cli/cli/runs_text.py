@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gebm_cli.cli.sparkline import can_write, levels_for, sparkline
+from gebm_cli.experiment.durations import clock
 from gebm_cli.experiment.run_query import value_of, written_plainly
 from gebm_cli.experiment.run_table import RunRow
 from gebm_cli.experiment.writing import printable
@@ -28,7 +29,9 @@ def draw_table(rows: list[RunRow], extra: list[str], width: int) -> None:
     columns = fitted(_columns(rows, extra), rows, width)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     for name in columns:
-        table.add_column(name, no_wrap=True, justify="right" if name in ("step", "seed") else "left")
+        table.add_column(
+            Text(_writable(printable(name))), no_wrap=True, justify="right" if name in ("step", "seed") else "left"
+        )
     for line in zip(*columns.values(), strict=True):
         table.add_row(*[Text(_writable(cell)) for cell in line])
     Console(width=max(width, _total(columns)), highlight=False).print(table)
@@ -51,7 +54,8 @@ def _columns(rows: list[RunRow], extra: list[str]) -> Columns:
         "FID": lambda row: _score(row.summary["fid"], True),
         "KID": lambda row: _score(row.summary["kid"], True),
     }
-    return {name: [printable_cell(tell(row)) for row in rows] for name, tell in of.items()}
+    clean = {name: str if name == "curve" else printable for name in of}  # gaps of a curve stay
+    return {name: [clean[name](tell(row)) for row in rows] for name, tell in of.items()}
 
 
 def _value(key: str) -> Callable[[RunRow], str]:
@@ -92,10 +96,6 @@ def _cut(name: str, longest: int) -> str:
     return name if len(name) <= longest else f"{name[: longest - 3]}..."
 
 
-def printable_cell(text: str) -> str:
-    return printable(text) if text.strip() else text
-
-
 def _writable(text: str) -> str:
     return text if can_write(text, sys.stdout) else text.encode("ascii", "replace").decode()
 
@@ -108,20 +108,14 @@ def cell(value: Any) -> str:
 
 
 def _score(score: dict[str, Any] | None, full: bool) -> str:
-    """`0.649 (digits:train, classifier)`, or without the reference; features go unnamed only where they are Inception's."""
+    """`0.649 (GEBM, digits:train, classifier)`, or without the reference; features go unnamed only where they are Inception's."""
     if score is None:
         return "-"
-    features = score["features"] or "unknown"
-    told = [score["reference"] or "no reference"] if full else []
-    told += [] if features == USUAL else [features]
-    return f"{score['value']:.4g}" + (f" ({', '.join(told)})" if told else "")
+    told = [score["side"] or str(score["samples"]).rpartition("/")[2]]
+    told += [score["reference"] or "no reference"] if full else []
+    told += [] if score["features"] == USUAL else [score["features"] or "unknown"]
+    return printable(f"{score['value']:.4g} ({', '.join(told)})")
 
 
 def _span(seconds: float | None) -> str:
-    """`2 min`, `3.5 h`."""
-    if seconds is None:
-        return "-"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f}".removesuffix(".0") + f" {unit}"
-    return f"{seconds:.0f} s"
+    return "-" if seconds is None else clock(seconds)

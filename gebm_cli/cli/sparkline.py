@@ -38,7 +38,8 @@ def _letter(value: float, low: float, high: float, levels: str) -> str:
         return GAP
     if low == high:
         return levels[(len(levels) - 1) // 2]
-    share = (value / 2 - low / 2) / (high / 2 - low / 2)  # halved: the range of the largest floats would overflow
+    by = 2 if math.isinf(high - low) else 1  # halved only there: half of the smallest float is 0
+    share = (value / by - low / by) / (high / by - low / by)
     return levels[min(int(share * len(levels)), len(levels) - 1)]
 
 

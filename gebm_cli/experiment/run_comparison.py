@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
+import shlex
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.report.found import Found, find
 from gebm_cli.experiment.run import find_run
-from gebm_cli.experiment.schema import Experiment
+from gebm_cli.experiment.run_scores import Scores, scores_of, uneven
+from gebm_cli.experiment.score_rows import SIDES
 from gebm_cli.experiment.writing import written
 
 MOST = 8
 OF_NO_WEIGHT = ("name", "seed")  # keys that may differ between runs of one experiment
-ALIKE = ("resize", "layer", "precision", "k")
-SIDES = {"base": "base", "chains": "GEBM", "flow": "flow"}
 
 
 @dataclass(frozen=True)
@@ -30,20 +28,14 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """The newest score of each run (None where it has none) among those that may be compared."""
-
-    metric: str
-    of: str
-    features: str
-    weights_hash: str
-    reference: str
-    entries: list[dict[str, Any] | None]
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Everything but the tests. `labels` name the runs, each its own; `last` is (stage, metric, newest value of each)."""
+    """Everything but the tests.
+
+    Attributes:
+        labels: name the runs, each its own.
+        last: (stage, metric, newest value of each).
+        problems, of_curves, of_scores: what has to be known: of files that cannot be read, of the curves, of the scores.
+    """
 
     founds: list[Found]
     labels: list[str]
@@ -51,7 +43,13 @@ class Comparison:
     differences: list[Difference]
     last: list[tuple[str, str, list[float | None]]]
     scores: list[Scores]
-    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    of_curves: list[str] = field(default_factory=list)
+    of_scores: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        return [*self.problems, *self.of_curves, *self.of_scores]
 
     @property
     def only_seed(self) -> bool:
@@ -100,14 +98,17 @@ def compare_runs(founds: list[Found]) -> Comparison:
     names = [found.name for found in founds]
     labels = [f.name if names.count(f.name) == 1 else str(f.path) for f in founds]
     n_keys, differences = _differences(founds)
-    notes = [problem for found in founds for problem in found.problems]
+    of_curves = []
     for label, found in zip(labels, founds, strict=True):
         if found.metrics.n_bad:
-            notes.append(f"{label}: {found.metrics.n_bad} of {found.metrics.n_rows} lines of metrics.jsonl are no rows")
+            of_curves.append(
+                f"{label}: {found.metrics.n_bad} of {found.metrics.n_rows} lines of metrics.jsonl are no rows"
+            )
         if not found.metrics.stages:
-            notes.append(f"{label}: has no metrics, so it has no curves")
-    last, scores = _last_values(founds), _scores(founds)
-    return Comparison(founds, labels, n_keys, differences, last, scores, notes + _uneven(scores))
+            of_curves.append(f"{label}: has no metrics, so it has no curves")
+    problems = [problem for found in founds for problem in found.problems]
+    last, scores = _last_values(founds), scores_of(founds)
+    return Comparison(founds, labels, n_keys, differences, last, scores, problems, of_curves, uneven(scores))
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys
@@ -122,16 +123,6 @@ def _differences(founds: list[Found]) -> tuple[int, list[Difference]]:
     keys = list(dict.fromkeys(key for column in columns for key in column))
     rows = [Difference(key, [column.get(key) for column in columns]) for key in keys]
     return len(keys), [row for row in rows if len(set(row.values)) > 1]
-
-
-def same_data(a: Experiment, b: Experiment) -> bool:
-    """Whether two experiments have the same data; how they came to the disk does not matter."""
-    return data_of(a) == data_of(b)
-
-
-def data_of(experiment: Experiment) -> str:
-    """The data section as text, without what does not change the data."""
-    return json.dumps(experiment.data.model_dump(mode="json", exclude={"download", "workers"}), sort_keys=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- metrics
@@ -154,82 +145,6 @@ def _last_values(founds: list[Found]) -> list[tuple[str, str, list[float | None]
     return rows
 
 
-# -------------------------------------------------------------------------------------------------------------- scores
-
-
-def _scores(founds: list[Found]) -> list[Scores]:
-    """The newest of each run, under what they must share to be compared."""
-    groups: dict[tuple[str, ...], list[dict[str, Any] | None]] = {}
-    for i, found in enumerate(founds):
-        for score in found.scores:
-            for record in [score.record] if score.metric != "verdict" else _of_verdict(score.record, found):
-                if not isinstance(record.get("value"), int | float):
-                    continue
-                entry = {key: record.get(key) for key in ("value", "standard_error", "samples", "n_fake", "n_real")}
-                groups.setdefault(_shared(record, found), [None] * len(founds))[i] = entry
-    return [Scores(key[0], key[1], key[2], key[3], key[4], entries) for key, entries in groups.items()]
-
-
-def _shared(record: dict[str, Any], found: Found) -> tuple[str, ...]:
-    """What scores must have in common. A split is that of the data of its own run, whatever its name."""
-    data = data_of(found.run.experiment) if "split" in record and found.run is not None else ""
-    reference = str(record.get("reference"))
-    if reference.partition("/")[0] in _names(found):
-        data = str(found.path)  # a sample set of its own
-    return (
-        *(str(record.get("metric")), _of(record, found), str(record.get("features")), str(record.get("weights_hash"))),
-        *(reference, data, *(str(record.get(key)) for key in ALIKE)),
-    )
-
-
-def _of(record: dict[str, Any], found: Found) -> str:
-    """Whether the samples are of the base, of chains or of a flow; else their name."""
-    if "side" in record:
-        return str(record["side"])
-    samples = str(record.get("samples"))
-    own = next((s for s in found.sets if samples in (str(s.path), *(f"{run}/{s.name}" for run in _names(found)))), None)
-    if own is None and samples.startswith("run:"):
-        return "base"
-    return SIDES[own.kind] if own is not None else samples
-
-
-def _names(found: Found) -> set[str]:
-    """The name of the run's folder, and the one it was made with."""
-    return {found.name, str(found.record.get("run", found.name))}
-
-
-def _of_verdict(record: dict[str, Any], found: Found) -> list[dict[str, Any]]:
-    """The scores within a verdict, as records of their own."""
-    data = found.run.experiment.data if found.run is not None else None
-    name = getattr(data, "name", None) or getattr(data, "kind", "data")
-    rows = []
-    for split, entry in (record.get("references") or {}).items():
-        for metric in ("fid", "kid"):
-            for side in ("base", "gebm"):
-                rows.append(
-                    {key: record.get(key) for key in ("features", "weights_hash", *ALIKE)}
-                    | {"metric": metric, "side": {"base": "base", "gebm": "GEBM"}[side], "samples": record.get(side)}
-                    | {"reference": f"{name}:{split}", "split": split, "n_fake": record.get(f"n_{side}")}
-                    | {"n_real": entry.get("n_real"), "value": entry.get(f"{metric}_{side}")}
-                    | {"standard_error": entry.get(f"{metric}_{side}_standard_error")}
-                )
-    return rows
-
-
-def _uneven(scores: list[Scores]) -> list[str]:
-    """FIDs of different numbers of samples differ by their bias alone."""
-    told = []
-    for row in scores:
-        sizes = {(e["n_fake"], e["n_real"]) for e in row.entries if e is not None}
-        if row.metric == "fid" and len(sizes) > 1:
-            counts = ", ".join(sorted({str(n) for n, _ in sizes}))
-            told.append(
-                f"FID of {row.of} against {row.reference}: is of different numbers of samples ({counts}), and its bias depends on "
-                "them; compare at equal n, or by KID"
-            )
-    return told
-
-
 # ------------------------------------------------------------------------------------------------------------- samples
 
 
@@ -249,7 +164,8 @@ def pairs_to_test(founds: list[Found], labels: list[str]) -> tuple[dict[tuple[in
         else:
             assert lacking is not None
             option = "" if kind == "chains" else " --sampler none"
-            why += f"{labels[lacking]} has no {SIDES[kind]} samples; `gebm sample --run {labels[lacking]}{option}` draws some"
+            command = shlex.join(["gebm", "sample", "--run", founds[lacking].address]) + option
+            why += f"{labels[lacking]} has no {SIDES[kind]} samples; `{command}` draws some"
             why += " (samples of a base are not tested against those of a GEBM)" if kind == "chains" else ""
         left_out.append(why)
     return pairs, left_out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,28 @@ from typing import Any
 import yaml
 
 from gebm_cli.errors import GebmError
+from gebm_cli.experiment.durations import seconds_of
+from gebm_cli.experiment.files import LOADER, read_yaml
 from gebm_cli.experiment.load import load_experiment
+from gebm_cli.experiment.newest_rows import newest_rows
 from gebm_cli.experiment.run import Run, run_folders
+from gebm_cli.experiment.sample_sets import when
 from gebm_cli.experiment.schema import Experiment
+from gebm_cli.experiment.score_rows import ScoreRow, home_of, is_number, score_rows
 
-LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is eight times as fast
 HEADING = ("stage", "step", "time_s")
-SIDES_OF_A_SCORE = ("features", "weights_hash", "resize", "layer", "precision", "reference", "n_real", "n_fake")
-OF_A_SCORE = ("value", "standard_error", "samples", "reference", "features", "weights_hash", "n_fake", "n_real")
+OF_A_SCORE = ("value", "standard_error", "side", "samples", "reference", "features", "weights_hash", "n_fake", "n_real")
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run. `curve` is the main curve of the newest stage, a few values of it; `metrics` are its newest figures."""
+    """One run.
+
+    Attributes:
+        recorded: the name it was made with.
+        curve: the main curve of the newest stage, a few values of it.
+        metrics: the newest figures of the newest stage.
+    """
 
     path: Path
     experiment: Experiment
@@ -33,6 +41,7 @@ class RunRow:
     scores: list[dict[str, Any]]
     session: dict[str, Any]
     created: str = ""
+    recorded: str = ""
     curve_name: str | None = None
     curve: list[float] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -45,8 +54,9 @@ class RunRow:
     def summary(self) -> dict[str, Any]:
         """The row as plain types, by the names of its columns."""
         session = self.session
-        newest = {metric: newest_score(self.scores, metric) for metric in ("fid", "kid")}
-        best = {f"best_{metric}": best_score(self.scores, metric) for metric in ("fid", "kid")}
+        groups = self.score_groups
+        newest = {metric: _told(newest_score(groups, metric)) for metric in ("fid", "kid")}
+        best = {f"best_{metric}": _told(best_score(groups, metric)) for metric in ("fid", "kid")}
         return {
             "run": self.name,
             "stage": session.get("stage"),
@@ -63,12 +73,18 @@ class RunRow:
             "curve": self.curve,
         }
 
+    @cached_property
+    def score_groups(self) -> list[list[ScoreRow]]:
+        """The numbers of each record of a score, oldest first."""
+        home = home_of(self.path, {"run": self.recorded} if self.recorded else {}, self.experiment)
+        return [score_rows(record, home) for record in self.scores]
+
     @property
     def _step(self) -> int | None:
         """Of the session where it has ended, else that of its newest metrics."""
         step = self.session.get("step")
         known = self.metrics.get("step") if step is None else step
-        return int(known) if _is_number(known) and math.isfinite(known) else None  # type: ignore[arg-type]
+        return int(known) if is_number(known) and math.isfinite(known) else None  # type: ignore[arg-type]
 
     @cached_property
     def keys(self) -> dict[str, Any]:
@@ -94,7 +110,7 @@ def read_row(path: Path) -> RunRow:
         GebmError: its experiment or its record cannot be read.
     """
     experiment = _experiment(path / "experiment.yaml")
-    record = _yaml(path / "record.yaml")
+    record = read_yaml(path / "record.yaml")
     if not isinstance(record, dict) or not isinstance(record.get("stages"), list):
         raise GebmError(f"{path / 'record.yaml'}: is not a record of a run; it was changed by hand")
     stages = [s for s in record["stages"] if isinstance(s, dict)]
@@ -103,21 +119,13 @@ def read_row(path: Path) -> RunRow:
         session = Run(path, experiment).last_session(str(session.get("stage"))) or session
     name, curve, metrics = _metrics(path / "metrics.jsonl", session.get("stage"), experiment)
     figures = session.get("figures")
-    metrics |= {k: float(v) for k, v in (figures if isinstance(figures, dict) else {}).items() if _is_number(v)}
+    metrics |= {k: float(v) for k, v in (figures if isinstance(figures, dict) else {}).items() if is_number(v)}
     scores = _scores(path, record)
-    return RunRow(path, experiment, stages, scores, session, str(record.get("created", "")), name, curve, metrics)
+    made = (str(record.get("created", "")), str(record.get("run", "")))
+    return RunRow(path, experiment, stages, scores, session, *made, name, curve, metrics)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
-    except OSError as error:
-        raise GebmError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise GebmError(f"{path}: is not readable as YAML; it was not written by gebm, or was changed") from None
 
 
 def _experiment(path: Path) -> Experiment:
@@ -154,29 +162,25 @@ def _scores(path: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     if isinstance(known, list) and len(known) == len(files) and all(s.st_mtime_ns <= written for s, _ in files):
         scores = known
     else:
-        scores = [_yaml(file) for _, file in sorted(files, key=lambda f: (f[0].st_mtime, f[1].name))]
+        read = [(read_yaml(file), file) for _, file in files]
+        dated = [(when(file, score), file.name, score) for score, file in read if isinstance(score, dict)]
+        scores = [score for *_, score in sorted(dated, key=lambda d: d[:2])]
     return [score for score in scores if isinstance(score, dict)]
 
 
 def _metrics(path: Path, stage: Any, experiment: Experiment) -> tuple[str | None, list[float], dict[str, float]]:
     """The name and some values of the newest stage's main curve, and the newest figures."""
-    from gebm_cli.experiment.report.series import sampled_rows
-
-    rows = [row for row in sampled_rows(path) if row.get("stage") == stage]
-    last = rows[-1] if rows else {}
+    rows, tail = newest_rows(path, stage)
     name = _main_curve(rows, (objective_of(experiment, stage) or "").partition(" ")[0])
-    curve = [float(row[name]) for row in rows if _is_number(row.get(name))] if name else []
-    return name, curve, {k: float(v) for k, v in last.items() if k != "time_s" and _is_number(v)}
+    curve = [float(row[name]) for row in rows if is_number(row.get(name))] if name else []
+    newest = {k: float(v) for row in [*rows, *tail] for k, v in row.items() if k != "time_s" and is_number(v)}
+    return name, curve, newest
 
 
 def _main_curve(rows: list[dict[str, Any]], objective: str) -> str | None:
     """The value of the objective, which has its name, or is the first figure of a row."""
-    names = [key for row in rows for key in row if key not in HEADING and _is_number(row[key])]
+    names = [key for row in rows for key in row if key not in HEADING and is_number(row[key])]
     return objective if objective in names else next(iter(names), None)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -206,27 +210,32 @@ def objective_of(experiment: Experiment, stage: Any) -> str | None:
 
 def duration(stages: list[dict[str, Any]]) -> float | None:
     """Seconds from start to end of every session that has ended, in all; None where none has."""
-    spans = [(_time(s.get("start")), _time(s.get("end"))) for s in stages]
-    seconds = [(end - start).total_seconds() for start, end in spans if start and end]
-    return sum(seconds) if seconds else None
+    seconds = [known for s in stages if (known := seconds_of(s)) is not None]
+    return math.fsum(seconds) if seconds else None
 
 
-def _time(value: Any) -> datetime | None:
-    try:
-        return value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
+def newest_score(groups: list[list[ScoreRow]], metric: str) -> ScoreRow | None:
+    """The newest score of a metric against data, of the rows of each record; of a verdict the GEBM's against training data."""
+    for rows in reversed(groups):
+        found = [row for row in rows if row.metric == metric and not row.of_samples]
+        if found:
+            return min(found, key=lambda row: (row.side != "GEBM", row.split != "train"))
+    return None
+
+
+def best_score(groups: list[list[ScoreRow]], metric: str) -> ScoreRow | None:
+    """The lowest of the scores that may be compared with the newest: same side, features, weights, reference and numbers."""
+    newest = newest_score(groups, metric)
+    if newest is None:
         return None
+    alike = [row for rows in groups for row in rows if _key(row) == _key(newest) and math.isfinite(row.value)]
+    return min(alike, key=lambda row: row.value, default=None)
 
 
-def newest_score(scores: list[dict[str, Any]], metric: str) -> dict[str, Any] | None:
-    """The newest score of a metric: its value with what it was made from."""
-    found = [s for s in scores if s.get("metric") == metric and _is_number(s.get("value"))]
-    return {key: found[-1].get(key) for key in OF_A_SCORE} if found else None
+def _key(row: ScoreRow) -> tuple[Any, ...]:
+    of = (row.metric, row.side or row.samples, row.reference, row.of_samples, row.n_fake, row.n_real)
+    return (*of, row.features, row.weights_hash, row.options)
 
 
-def best_score(scores: list[dict[str, Any]], metric: str) -> dict[str, Any] | None:
-    """The lowest of the scores that may be compared with the newest: same features, weights, reference and numbers."""
-    found = [s for s in scores if s.get("metric") == metric and _is_number(s.get("value"))]
-    alike = [s for s in found if all(s.get(key) == found[-1].get(key) for key in SIDES_OF_A_SCORE)]
-    best = min((s for s in alike if math.isfinite(s["value"])), key=lambda s: s["value"], default=None)
-    return None if best is None else {key: best.get(key) for key in OF_A_SCORE}
+def _told(row: ScoreRow | None) -> dict[str, Any] | None:
+    return None if row is None else {key: getattr(row, key) for key in OF_A_SCORE}

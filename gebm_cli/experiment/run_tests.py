@@ -17,7 +17,9 @@ from gebm_cli.experiment.extraction import Side, extract
 from gebm_cli.experiment.inputs import Input, read_sample_set, split_of
 from gebm_cli.experiment.report.found import Found
 from gebm_cli.experiment.run import Run
-from gebm_cli.experiment.run_comparison import SIDES, pairs_to_test, same_data
+from gebm_cli.experiment.run_comparison import pairs_to_test
+from gebm_cli.experiment.run_scores import same_data
+from gebm_cli.experiment.score_rows import SIDES
 from gebm_cli.experiment.scoring import choose_features
 from gebm_cli.experiment.sides import shared_draws
 
@@ -77,31 +79,34 @@ def _sides(
     weights: str | None,
 ) -> tuple[dict[tuple[int, str], Side], Side, dict[str, Any]]:
     """Features of each run's newest set of each kind that is tested, and of the reference."""
-    wanted = sorted({(i, kind) for pair, kind in pairs.items() for i in pair})
-    sources = {}
-    for i, kind in wanted:
-        newest = founds[i].newest(kind)
-        assert newest is not None, "pairs_to_test has looked"
-        sources[i, kind] = read_sample_set(newest.path)
     first = founds[0].run
     assert isinstance(first, Run)
     reference = split_of(first, "train")
-    for source in sources.values():
+    sources = _sources(founds, pairs, reference)
+    learning = Steps(begin, "classifier", "images")
+    one = next(iter(sources.values()))
+    network = choose_features(one, reference, first, features, weights, device, "inception", learning)
+
+    def extracted(source: Input, is_reference: bool) -> Side:
+        tell = begin(f"features of {source.name}", "images", len(source.data))
+        return extract(network, source, World(), is_reference, tell)
+
+    real = extracted(reference, True)
+    return {key: extracted(source, False) for key, source in sources.items()}, real, network.settings()
+
+
+def _sources(founds: list[Found], pairs: dict[tuple[int, int], str], reference: Input) -> dict[tuple[int, str], Input]:
+    """The newest set of each run and kind that is tested, of the shape of the reference."""
+    sources = {}
+    for i, kind in sorted({(i, kind) for pair, kind in pairs.items() for i in pair}):
+        newest = founds[i].newest(kind)
+        assert newest is not None, "pairs_to_test has looked"
+        source = sources[i, kind] = read_sample_set(newest.path)
         if source.item_shape != reference.item_shape:
             raise UsageError(
                 f"{source.name}: has samples of {source.item_shape}, and {reference.name} {reference.item_shape}"
             )
-    learning = Steps(begin, "classifier", "images")
-    one = next(iter(sources.values()))
-    network = choose_features(one, reference, first, features, weights, device, "inception", learning)
-    real = extract(
-        network, reference, World(), True, begin(f"features of {reference.name}", "images", len(reference.data))
-    )
-    sides = {}
-    for key, source in sources.items():
-        tell = begin(f"features of {source.name}", "images", len(source.data))
-        sides[key] = extract(network, source, World(), False, tell)
-    return sides, real, network.settings()
+    return sources
 
 
 def _add_tests(
@@ -114,18 +119,20 @@ def _add_tests(
     real = reference.require_features("the comparison")
     own = row_means(CUBIC, real) if len(real) >= FEWEST else None
     sums: dict[tuple[int, str], Sums] = {}
+
+    def sums_of(key: tuple[int, str]) -> Sums:
+        if key not in sums:
+            sums[key] = sums_against(real, sides[key].require_features("the comparison"), CUBIC, own)
+        return sums[key]
+
     for (i, j), kind in pairs.items():
         two = sides[i, kind], sides[j, kind]
         few = next((s for s in (reference, *two) if (s.n or 0) < FEWEST), None)
         if few is not None:
-            tests["left_out"].append(
-                f"{labels[i]} and {labels[j]}: {few.name} holds {few.n} samples, and the test needs {FEWEST}"
-            )
+            told = f"{labels[i]} and {labels[j]}: {few.name} holds {few.n} samples, and the test needs {FEWEST}"
+            tests["left_out"].append(told)
             continue
-        for x, side in zip((i, j), two, strict=True):
-            if (x, kind) not in sums:
-                sums[x, kind] = sums_against(real, side.require_features("the comparison"), CUBIC, own)
-        tests["tests"].append(_tested(sums[i, kind], sums[j, kind], two, (labels[i], labels[j]), kind))
+        tests["tests"].append(_tested(sums_of((i, kind)), sums_of((j, kind)), two, (labels[i], labels[j]), kind))
         tests["notes"] += [note for note in _dependent(*two) if note not in tests["notes"]]
     _adjust(tests["tests"])
 

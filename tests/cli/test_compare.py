@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from run_folders import made_run, score, session, write_metrics
+from run_folders import described_set, made_run, score, session, verdict_record, write_metrics
 
 from gebm_cli.cli.app import run as command
 from gebm_cli.core.evaluation.kid import kid, kid_difference
@@ -137,22 +138,8 @@ def test_a_split_of_other_data_is_another_reference(gebm):
 
 
 def test_a_verdict_holds_scores_of_both_sides(gebm):
-    entry = {
-        "n_real": 9,
-        "fid_base": 2.0,
-        "fid_base_standard_error": 0.1,
-        "fid_gebm": 1.0,
-        "kid_base": 0.2,
-        "kid_gebm": 0.1,
-    }
-    record = {
-        "metric": "verdict",
-        "base": "digits-001/base-001",
-        "gebm": "digits-001/kla-001",
-        "n_base": 5,
-        "n_gebm": 6,
-    }
-    record |= {"features": "inception", "weights_hash": "a" * 64, "resize": "none", "references": {"train": entry}}
+    record = verdict_record()
+    del record["references"]["held-out"]
     made_run(ROOT, scores=[record]), made_run(ROOT, scores=[score(value=7.0)])
     sample_set(ROOT / "digits-002", "kla-001", np.zeros((3, 2)))
     (ROOT / "digits-002" / "evaluation" / "score-001.yaml").write_text(
@@ -322,7 +309,7 @@ def test_a_page_is_written_again_and_a_file_of_someone_else_is_not(two):
     assert two("compare", *argv).code == 0 and page.read_bytes() == first
     page.write_text("mine")
     refused = two("compare", *argv)
-    assert refused.code == 2 and "no page of `gebm compare`" in refused.err and page.read_text() == "mine"
+    assert refused.code == 2 and "is no page of gebm" in refused.err and page.read_text() == "mine"
     Path("x.html").write_text("")
     assert two("compare", *argv, "--out", "x.html").code == 2 and Path("x.html").read_text() == ""
     assert two("compare", *argv, "--out", "y.html").code == 0 and Path("y.html").is_file()
@@ -423,3 +410,102 @@ def test_sessions_that_failed_are_seen_on_the_page(gebm):
     got = compared(gebm, "digits-001", "digits-002", "--no-test")
     html = Path(got["page"]).read_text()
     assert "train-energy diverged at step 3" in html and "nothing trained yet" in html
+
+
+# ------------------------------------------------------------------------------------------- what a score is, and notes
+
+
+def prdc(value: float, **more) -> dict:
+    shape = {"precision": value, "recall": 0.4, "density": 0.9, "density_standard_error": 0.2, "coverage": 0.6, "k": 5}
+    return score("prdc", value, **shape, features="pixels", weights_hash="none", **more)
+
+
+def test_prdc_is_four_rows_and_pixels_have_no_weights(gebm):
+    made_run(ROOT, scores=[prdc(0.7)]), made_run(ROOT, scores=[prdc(0.5)])
+    for k in (1, 2):
+        described_set(ROOT / f"digits-00{k}", "kla-001")
+        file = ROOT / f"digits-00{k}" / "evaluation" / "score-001.yaml"
+        file.write_text(file.read_text().replace("digits-001/kla", f"digits-00{k}/kla"))
+    rows = compared(gebm, "digits-001", "digits-002", "--no-test")["scores"]
+    assert [(row["metric"], [e["value"] for e in row["entries"].values()]) for row in rows] == [
+        ("precision", [0.7, 0.5]),
+        ("recall", [0.4, 0.4]),
+        ("density", [0.9, 0.9]),
+        ("coverage", [0.6, 0.6]),
+    ]
+    assert {row["of"] for row in rows} == {"GEBM"} and rows[2]["entries"]["digits-001"]["standard_error"] == 0.2
+    out = gebm("compare", "digits-001", "digits-002", "--no-test").out
+    html = (ROOT / "compare-digits-001-digits-002.html").read_text()
+    assert "0.70 +- 0.10 (n 1000)" in out and "PRDC" not in out + html and "density" in html
+    assert "pixels none" not in out + html and "none" not in out.partition("score ")[2]
+
+
+def test_scores_with_other_options_do_not_share_a_row(gebm):
+    made_run(ROOT, scores=[prdc(0.7)]), made_run(ROOT, scores=[prdc(0.5) | {"k": 3}])
+    assert len(compared(gebm, "digits-001", "digits-002", "--no-test")["scores"]) == 8
+
+
+def test_every_note_is_on_the_page_too(gebm):
+    made_run(ROOT, scores=[score(n_fake=100)]), made_run(ROOT, scores=[score(n_fake=5000)])
+    described_set(ROOT / "digits-001", "torn-001").joinpath("sample.yaml").write_text("]")
+    (ROOT / "digits-001" / "evaluation" / "kid-001.yaml").write_text("]")
+    with open(ROOT / "digits-001" / "metrics.jsonl", "a") as file:
+        file.write("torn\n")
+    (ROOT / "digits-002" / "metrics.jsonl").unlink()
+    got = compared(gebm, "digits-001", "digits-002", "--no-test")
+    html = Path(got["page"]).read_text()
+    parts = ("torn-001/sample.yaml", "kid-001.yaml", "1 of 4 lines", "digits-002: has no metrics", "numbers of samples")
+    for part in parts:
+        assert part in html and any(part in note for note in got["notes"]), part
+    assert len(got["notes"]) == len(parts)
+
+
+def test_a_grid_is_made_again_by_the_command_that_made_it(two):
+    argv = ["gebm", "sample", "--run", "digits-001", "--sampler", "mala", "--beta", "1.5"]
+    for k, told in ((1, {"argv": argv}), (2, {})):
+        folder = sample_set(ROOT / f"digits-00{k}", "own-001", np.ones((4, 2)), **told)
+        Image.new("RGB", (20, 10), (200, 0, 0)).save(folder / "grid.png")
+    html = Path(compared(two, "digits-001", "digits-002", "--no-test")["page"]).read_text()
+    assert (
+        "gebm sample --run digits-001 --sampler mala --beta 1.5" in html and "gebm sample --run digits-002" not in html
+    )
+
+
+def test_a_damaged_grid_is_told_and_a_large_one_made_small(two):
+    folders = [sample_set(ROOT / f"digits-00{k}", "own-001", np.ones((4, 2))) for k in (1, 2)]
+    (folders[0] / "grid.png").write_bytes(b"PNG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 1600, 3), np.uint8)).save(folders[1] / "grid.png")
+    html = Path(compared(two, "digits-001", "digits-002", "--no-test")["page"]).read_text()
+    assert "own-001/grid.png: is not a picture" in html and html.count("data:image/webp") == 1
+    assert (folders[1] / "grid.png").stat().st_size > 2_000_000 > len(html)
+
+
+def test_no_text_from_files_or_names_acts_on_the_terminal(gebm):
+    evil = "\x1b]0;x\x07[red]:smile:"
+    for k in (1, 2):
+        made_run(ROOT, scores=[score(features=evil, reference=evil, n_fake=k, samples=evil)])
+        write_metrics(ROOT / f"digits-00{k}", f"s{evil}", {f"m{evil}": [1.0]})
+    (ROOT / "digits-001").rename(ROOT / f"d{evil}")
+    (ROOT / f"d{evil}" / "samples" / evil).mkdir(parents=True)
+    (ROOT / f"d{evil}" / "samples" / evil / "sample.yaml").write_text("]")
+    got = gebm("compare", f"d{evil}", "digits-002")
+    assert got.code == 0 and not {"\x1b", "\x07"} & set(got.out + got.err)
+    (head,) = [line for line in got.out.splitlines() if line.startswith("last value")]
+    assert "d?]0;x?[red]:smile:" in head and "page: runs/compare-d?]0" in got.out
+    assert f"{evil}/sample.yaml".replace("\x1b", "?").replace("\x07", "?") in got.err
+
+
+def test_what_is_printed_of_two_runs_is_ascii(two):
+    (ROOT / "digits-001").rename(ROOT / "rühe")
+    code = "import sys; from gebm_cli.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    argv = ["compare", "rühe", "digits-002", "--no-test"]
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, env=env, timeout=60)
+    out = done.stdout.decode("ascii")
+    assert done.returncode == 0 and "5.00 +- 0.10" in out and "r\\xfche" in out, done.stderr
+
+
+def test_quiet_stands_behind_the_command_too(gebm):
+    a, b = ring_run(0.1).name, ring_run(0.1, seed=1).name
+    loud, quiet = gebm("compare", a, b), gebm("compare", a, b, "-q")
+    assert quiet.code == 0 and quiet.out == loud.out and quiet.err == ""

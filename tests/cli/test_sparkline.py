@@ -37,6 +37,10 @@ def test_huge_values_do_not_overflow():
     assert sparkline([-1.7e308, 0.0, 1.7e308], 3) == "▁▅█"
 
 
+def test_the_smallest_values_are_told_apart():
+    assert sparkline([5e-324, 0.0], 8) == "█▁" and sparkline([-5e-324, 0.0, 5e-324], 3) == "▁▅█"
+
+
 @pytest.mark.parametrize("n", [1, 2, 11, 12, 13, 47, 48, 1000])
 def test_it_is_never_longer_than_asked(n):
     line = sparkline([math.sin(i) for i in range(n)], 12)

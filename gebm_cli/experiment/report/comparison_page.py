@@ -9,9 +9,9 @@ from typing import Any
 
 from gebm_cli.errors import GebmError
 from gebm_cli.experiment.report.blocks import Block, Cell, Code, Missing, Page, Picture, Row, Section, Table, Text
-from gebm_cli.experiment.report.learning import overlaid_curves
 from gebm_cli.experiment.report.film import picture_of
 from gebm_cli.experiment.report.found import Found, typed
+from gebm_cli.experiment.report.learning import overlaid_curves
 from gebm_cli.experiment.report.words import label_of
 from gebm_cli.experiment.run_comparison import Comparison, shared_metrics, value_with_error
 from gebm_cli.experiment.sample_sets import SampleSet
@@ -81,7 +81,7 @@ def _differences(comparison: Comparison) -> Section:
 
 
 def _curves(comparison: Comparison) -> Section:
-    blocks: list[Block] = [Text(note, "quiet") for note in []]
+    blocks: list[Block] = [Text(note, "quiet") for note in comparison.of_curves]
     pictures = []
     for stage, name in shared_metrics(comparison.founds):
         runs = {
@@ -103,11 +103,8 @@ def _curves(comparison: Comparison) -> Section:
 def _scores(comparison: Comparison) -> Section:
     if not comparison.scores:
         why = "none of the runs has a score"
-        return Section(
-            "scores",
-            "Scores",
-            [Missing("Scores", why, shlex.join(["gebm", "verdict", "--run", comparison.founds[0].address]))],
-        )
+        command = shlex.join(["gebm", "verdict", "--run", comparison.founds[0].address])
+        return Section("scores", "Scores", [Missing("Scores", why, command)])
     columns = ["score", "of", "reference", "features", *comparison.labels]
     rows: list[list[Cell]] = [
         [row.one.label, row.of, row.one.reference, row.one.network, *map(_score, row.entries)]
@@ -212,9 +209,6 @@ def _halves(one: SampleSet) -> str:
 
 
 def _opened(comparison: Comparison) -> list[Block]:
-    pages = [str(found.path / "report.html") for found in comparison.founds if (found.path / "report.html").is_file()]
-    return (
-        [Code([shlex.join(["gebm", "report", found.address]) for found in comparison.founds], "A page of each run")]
-        if pages
-        else []
-    )
+    commands = [shlex.join(["gebm", "report", found.address]) for found in comparison.founds]
+    there = any((found.path / "report.html").is_file() for found in comparison.founds)
+    return [Code(commands, "A page of each run")] if there else []
