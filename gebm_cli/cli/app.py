@@ -36,6 +36,7 @@ from gebm_cli.cli import (
 from gebm_cli.cli.completion import no_space_after_open_words
 from gebm_cli.cli.progress import Quiet
 from gebm_cli.errors import GebmError
+from gebm_cli.experiment.writing import visible
 
 app = typer.Typer(
     name="gebm",
@@ -137,9 +138,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, GebmError):
-        return "\n      ".join(str(error).splitlines()), error.exit_code
+        return "\n      ".join(map(visible, str(error).splitlines())), error.exit_code
     if isinstance(error, OSError):
-        return f"{error.filename or 'a file'}: {error.strerror or error}", 1
+        return f"{visible(str(error.filename or 'a file'))}: {error.strerror or error}", 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
         return "out of memory; use a smaller batch_size (or sample.block_size), or --device cpu", 1
     return f"{type(error).__name__}: {error} (this is a defect of gebm; `gebm --debug COMMAND ...` shows where)", 1

@@ -14,11 +14,6 @@ TICK_S = 0.25
 SMALLER_IS_BETTER = {"nll", "kid", "fid"}  # words of a name
 
 
-def clock_text(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds + 0.5), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
 def direction(name: str) -> int:
     """1 where larger is better, -1 where smaller is, 0 where it depends: in a game of two neither side's value has a best."""
     if name == "loss" or SMALLER_IS_BETTER & set(name.split("_")):

@@ -16,8 +16,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.panel import Panel
 from rich.text import Text
 
-from gebm_cli.cli.measures import ERROR, Figure, History, Pace, clock_text, direction, memory
+from gebm_cli.cli.measures import ERROR, Figure, History, Pace, direction, memory
 from gebm_cli.cli.sparkline import sparkline
+from gebm_cli.experiment.durations import clock
 
 MOST_ROWS = 14  # of figures; the panel is to leave room for what was there before
 MEMORY_S = 1.0
@@ -82,7 +83,7 @@ class Board:
         count = f"{pace.done:,}" if pace.done == pace.total else f"{pace.done:,}/{pace.total:,}"
         speed = pace.overall(now)
         rate = f", {_rate(speed)} {self.unit}/s" if speed else ""
-        return f"{self.what} {count} {self.unit} in {clock_text(now - pace.start)}{rate}".strip()
+        return f"{self.what} {count} {self.unit} in {clock(now - pace.start)}{rate}".strip()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = console.height - 1  # the last line is the cursor's
@@ -128,9 +129,9 @@ class Board:
         facts = [] if pace.recent is None else [f"{_rate(pace.recent)} {self.unit}/s"]
         if facts and overall is not None:
             facts[0] += f" ({_rate(overall)} overall)"
-        facts += [] if left is None else [f"ETA {clock_text(left)}"]
+        facts += [] if left is None else [f"ETA {clock(left)}"]
         lines = [""]
-        for fact in [*facts, f"elapsed {clock_text(now - pace.start)}", *self._told_memory]:
+        for fact in [*facts, f"elapsed {clock(now - pace.start)}", *self._told_memory]:
             joined = f"{lines[-1]}   {fact}" if lines[-1] else fact
             lines[-1:] = [joined] if len(joined) <= width else [lines[-1], fact]
         return [Text(_fitting(line, width), style="cyan") for line in lines if line]

@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from gebm_cli.cli.measures import ERROR, clock_text
+from gebm_cli.cli.measures import ERROR
 from gebm_cli.cli.panel import Board
+from gebm_cli.experiment.durations import clock
 
 PLAIN_EVERY_S = 10.0
 QUIET = "GEBM_QUIET"
@@ -117,7 +118,7 @@ class _Speed(ProgressColumn):
         if not done or not task.elapsed or task.total is None:
             return Text("")
         speed = done / task.elapsed
-        return Text(f"{speed:.4g} {self.unit}/s  ETA {clock_text((task.total - task.completed) / speed)}", style="cyan")
+        return Text(f"{speed:.4g} {self.unit}/s  ETA {clock((task.total - task.completed) / speed)}", style="cyan")
 
 
 def _live(title: str, unit: str) -> Iterator[Report]:
@@ -169,9 +170,7 @@ def _plain(title: str, unit: str) -> Report:
             return
         shown = elapsed
         speed = (done - first) / elapsed if elapsed > 0 else 0.0
-        ahead = (
-            f"  {speed:.4g} {unit}/s  ETA {clock_text((total - done) / speed)}" if speed > 0 and done < total else ""
-        )
+        ahead = f"  {speed:.4g} {unit}/s  ETA {clock((total - done) / speed)}" if speed > 0 and done < total else ""
         print(f"{title}: {done}/{total} {unit}{ahead}  {_spell(figures)}".rstrip(), file=sys.stderr, flush=True)
 
     return report

@@ -11,6 +11,7 @@ from gebm_cli.errors import GebmError
 from gebm_cli.experiment.sample_sets import describe_sample_set, kind_of
 from gebm_cli.experiment.schema import Experiment
 
+SIGNIFICANT = 0.01  # the p-value below which a verdict calls the GEBM better
 PLAIN = ("fid", "kid", "is", "fd-mmd", "energy-distance")
 PRDC = ("precision", "recall", "density", "coverage")
 OPTIONS = ("resize", "layer", "precision", "k")  # what scores must share besides their features, to be compared

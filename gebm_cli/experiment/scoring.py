@@ -15,6 +15,7 @@ from gebm_cli.errors import UsageError
 from gebm_cli.experiment.features import build_features
 from gebm_cli.experiment.inputs import Input, split_of
 from gebm_cli.experiment.run import Run
+from gebm_cli.experiment.score_rows import SIGNIFICANT
 
 OnBatch = Callable[[int], None]
 
@@ -48,8 +49,6 @@ def choose_features(
 
 
 # ------------------------------------------------------------------------------------------------------------- verdict
-
-SIGNIFICANT = 0.01
 
 
 def verdict(base: Tensor, gebm: Tensor, references: dict[str, Tensor]) -> dict[str, Any]:

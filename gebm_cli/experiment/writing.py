@@ -178,4 +178,9 @@ def _is_number(text: str) -> bool:
 
 def printable(text: str) -> str:
     """On one line, and nothing that a terminal acts on."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return visible(" ".join(text.split()))
+
+
+def visible(line: str) -> str:
+    """A line with nothing in it that a terminal acts on: names may be anybody's."""
+    return "".join(c if c.isprintable() else "?" for c in line)

@@ -188,3 +188,8 @@ def test_a_defect_of_ours_is_called_one(gebm, monkeypatch):
     result = gebm("runs")
     assert result.code == 1 and "ZeroDivisionError: oops (this is a defect of gebm" in result.err
     assert "Traceback" not in result.err and "Traceback" in gebm("--debug", "runs").err
+
+
+def test_an_error_with_a_hostile_name_sends_the_terminal_nothing(gebm):
+    result = gebm("report", "a\x1b[31mb")
+    assert result.code == 2 and "\x1b" not in result.err and "a?[31mb: no such run" in result.err

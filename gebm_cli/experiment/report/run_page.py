@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from gebm_cli.experiment.durations import clock, seconds_of
 from gebm_cli.experiment.report.blocks import Missing, Page, Section, Text
 from gebm_cli.experiment.report.found import Found, find
 from gebm_cli.experiment.report.glossary import words
@@ -14,7 +15,7 @@ from gebm_cli.experiment.report.next_steps import next_step
 from gebm_cli.experiment.report.page_file import write_page
 from gebm_cli.experiment.report.render import render
 from gebm_cli.experiment.report.told_chains import mixing, neighbours
-from gebm_cli.experiment.report.told_runs import again, clock, commit, experiment, learning, seconds_of, what_was_run
+from gebm_cli.experiment.report.told_runs import again, commit, experiment, learning, what_was_run
 from gebm_cli.experiment.report.told_samples import energies, samples
 from gebm_cli.experiment.report.told_scores import comparisons, divergences, headline, scores, tests
 

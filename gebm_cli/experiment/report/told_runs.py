@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from datetime import datetime
 from typing import Any
 
+from gebm_cli.experiment.durations import clock, seconds_of
 from gebm_cli.experiment.report.blocks import Block, Cell, Code, Missing, Row, Section, Table, Text
 from gebm_cli.experiment.report.found import STAGES, Found, typed
 from gebm_cli.experiment.report.learning import learning_curves
@@ -82,25 +82,10 @@ def commit(session: dict[str, Any]) -> str | None:
     return str(git.get("commit", ""))[:10] + ("+ (changed)" if git.get("dirty") else "")
 
 
-def seconds_of(session: dict[str, Any]) -> float | None:
-    """From start to end; None where it has not ended."""
-    try:
-        start, end = (datetime.fromisoformat(str(session[key])) for key in ("start", "end"))
-    except (KeyError, ValueError):
-        return None
-    return (end - start).total_seconds()
-
-
 def duration(session: dict[str, Any]) -> str | None:
     """How long a session took, as h:mm:ss; None where it has not ended."""
     seconds = seconds_of(session)
     return None if seconds is None else clock(seconds)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    minutes, seconds = divmod(int(seconds + 0.5), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def experiment(found: Found) -> Section:

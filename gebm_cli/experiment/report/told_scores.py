@@ -13,10 +13,8 @@ from gebm_cli.experiment.report.film import picture_of
 from gebm_cli.experiment.report.found import Found, Score, typed
 from gebm_cli.experiment.report.next_steps import ENDED_EARLY, absent
 from gebm_cli.experiment.sample_sets import when
+from gebm_cli.experiment.score_rows import SIGNIFICANT, ScoreRow, home_of, score_rows
 
-PLAIN_SCORES = ("fid", "kid", "is", "prdc", "fd-mmd", "energy-distance", "kid-difference")
-NAMES = {"fid": "FID", "kid": "KID", "is": "IS", "prdc": "precision", "kid-difference": "KID difference"}
-MORE_OF_PRDC = ("recall", "density", "coverage")
 COLUMNS = ["score", "samples", "reference", "value", "standard error", "p", "n", "n reference", "features"]
 SPLITS = {"train": "training", "held-out": "held-out"}
 MOST_TESTS = 6
@@ -82,7 +80,7 @@ def judged(found: Found, record: dict[str, Any]) -> list[Judged]:
 def _sentence(record: dict[str, Any], sides: list[str], name: str, entry: dict[str, Any]) -> Judged:
     p = entry.get("p_value")
     p = math.nan if p is None else float(p)
-    better, worse = bool(entry.get("significant")), p > 0.99
+    better, worse = bool(entry.get("significant")), p > 1 - SIGNIFICANT
     word = "significantly better" if better else "worse" if worse else "not significantly better"
     kids = [
         f"{_short(entry.get(f'kid_{side}'))} ± {_short(entry.get(f'kid_{side}_standard_error'), 2)}"
@@ -112,7 +110,8 @@ def scores(found: Found) -> Section:
             blocks.append(absent(found, "A verdict on base and GEBM", why, "verdict"))
         else:
             blocks.append(Missing("A verdict on base and GEBM", "it needs samples of both"))
-    rows = [_shortened(found, row) for score in found.scores for row in _rows(score)]
+    home = home_of(found.path, found.record, found.run.experiment if found.run is not None else None)
+    rows = [_shortened(found, _row(row)) for score in found.scores for row in score_rows(score.record, home)]
     if rows:
         told = "Lower is better for FID and KID, higher for IS, precision, recall, density and coverage."
         blocks += [Table(COLUMNS, rows, "All scores, oldest first"), Text(told, "quiet")]
@@ -128,46 +127,9 @@ def _shortened(found: Found, row: list[Cell]) -> list[Cell]:
     return [cell.replace(f"{found.name}/", "") if isinstance(cell, str) else cell for cell in row]
 
 
-def _rows(score: Score) -> list[list[Cell]]:
-    record = score.record
-    if score.metric == "verdict":
-        return [row for name, e in (record.get("references") or {}).items() for row in _of_verdict(record, name, e)]
-    if score.metric not in PLAIN_SCORES or "value" not in record:
-        return []
-    rows = [_row(record, NAMES.get(score.metric, score.metric), record["value"], record.get("standard_error"))]
-    if score.metric == "prdc":
-        rows += [_row(record, name, record.get(name), record.get(f"{name}_standard_error")) for name in MORE_OF_PRDC]
-    return rows
-
-
-def _row(record: dict[str, Any], name: str, value: Any, error: Any) -> list[Cell]:
-    samples = record.get("samples", record.get("x"))
-    if name == NAMES["kid-difference"]:
-        samples = " against ".join(str(record[k]) for k in ("first", "other") if k in record) or samples
-    where = [samples, record.get("reference")]
-    sizes = [record.get("n_fake"), record.get("n_real")]
-    return [name, *where, value, error, record.get("p_value"), *sizes, *_network(record)]
-
-
-def _network(record: dict[str, Any]) -> list[Cell]:
-    weights = str(record.get("weights_hash") or "")
-    return [
-        " ".join(word for word in (str(record.get("features") or ""), weights[:8]) if word not in ("", "none")) or None
-    ]
-
-
-def _of_verdict(record: dict[str, Any], name: str, entry: dict[str, Any]) -> list[list[Cell]]:
-    rows: list[list[Cell]] = []
-    for metric in ("fid", "kid"):
-        for side in ("base", "gebm"):
-            value, error = entry.get(f"{metric}_{side}"), entry.get(f"{metric}_{side}_standard_error")
-            if value is not None:
-                sizes = [record.get(f"n_{side}"), entry.get("n_real")]
-                rows.append([NAMES[metric], record.get(side), name, value, error, None, *sizes, *_network(record)])
-    difference = [entry.get(key) for key in ("kid_difference", "kid_difference_standard_error", "p_value")]
-    sides = f"{record.get('gebm')} less {record.get('base')}"
-    rows.append([NAMES["kid-difference"], sides, name, *difference, None, entry.get("n_real"), *_network(record)])
-    return rows
+def _row(row: ScoreRow) -> list[Cell]:
+    where: list[Cell] = [row.label, row.samples, row.reference, row.value, row.standard_error, row.p_value]
+    return [*where, row.n_fake, row.n_real, row.network]
 
 
 def tests(found: Found) -> Section:

@@ -180,7 +180,7 @@ def test_scores_stand_in_one_table_with_sets_by_their_own_names(run):
     (table,) = [b for b in section(page(whole(run)), "Scores").blocks if isinstance(b, Table)]
     cells = {(row[0], row[1], row[2]): row[3] for row in table.rows}
     assert cells[("FID", "kla-001", None)] == 0.65
-    assert cells[("KID", "base-001", "train")] == 0.03 and cells[("KID", "kla-001", "train")] == 0.01
+    assert cells[("KID", "base-001", "digits:train")] == 0.03 and cells[("KID", "kla-001", "digits:train")] == 0.01
 
 
 def test_changed_keys_are_marked_and_typed_values_told(run):
