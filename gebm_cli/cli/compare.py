@@ -38,7 +38,7 @@ def compare(
     out: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Where the page is written. Default: compare-RUN-RUN.html in the runs folder."
+            metavar="FILE", help="Where the page is written. Default: compare-RUN-RUN.html beside the first run."
         ),
     ] = None,
     no_test: Annotated[bool, typer.Option("--no-test", help="Leave out the test of the samples.")] = False,
@@ -63,7 +63,7 @@ def compare(
     root = runs_root(runs_dir)
     founds = find_runs(list(names or []), root)
     comparison = compare_runs(founds)
-    page = _place(out, root, comparison.labels)
+    page = _place(out, founds[0].path, comparison.labels)
     tests = None if no_test else _tests(comparison, device, features, weights)
     for note in [*comparison.notes, *(tests or {}).get("notes", [])]:
         _note(note)
@@ -76,11 +76,11 @@ def compare(
 
 def _tests(comparison: Any, device: str, features: str | None, weights: str | None) -> dict[str, Any]:
     """The tests; torch is imported only where there are samples to be tested."""
-    from gebm_cli.experiment.run_comparison import pairs_to_test
+    from gebm_cli.experiment.run_sets import pairs_to_test
 
     pairs, left_out = pairs_to_test(comparison.founds, comparison.labels)
     if not pairs:
-        return {"tests": [], "left_out": left_out, "notes": []}
+        return {"tests": [], "left_out": left_out, "notes": [], "caution": None}
     where = resolve(device)
     from gebm_cli.experiment.run_tests import compare_samples
 
@@ -91,8 +91,8 @@ def _tests(comparison: Any, device: str, features: str | None, weights: str | No
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
-def _place(out: str | None, root: Path, labels: list[str]) -> Path:
-    """Where the page goes.
+def _place(out: str | None, first: Path, labels: list[str]) -> Path:
+    """Where the page goes: beside the first run, since runs of other folders may have the same names.
 
     Raises:
         UsageError: there is something that is no page of ours, or the folder is not there.
@@ -103,7 +103,8 @@ def _place(out: str | None, root: Path, labels: list[str]) -> Path:
     name = f"compare-{'-'.join(names)}"
     if len(name) > LONGEST:
         name = f"compare-{names[0]}-and-{len(names) - 1}-more"[:200]
-    place = Path(out) if out is not None else root / f"{name}.html"
+    beside = first.parent if first.name not in ("", "..") else first.absolute().resolve().parent
+    place = Path(out) if out is not None else beside / f"{name}.html"
     require_page_place(place, "--out" if out is not None else "")
     return place
 

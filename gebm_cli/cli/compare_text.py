@@ -8,6 +8,7 @@ from typing import Any
 from gebm_cli.cli.tables import drawn, table_of
 from gebm_cli.experiment.run_comparison import Comparison, value_with_error
 from gebm_cli.experiment.run_scores import Scores
+from gebm_cli.experiment.run_sets import SET_COLUMNS
 from gebm_cli.experiment.score_rows import ScoreRow, network_of
 from gebm_cli.experiment.writing import printable
 
@@ -26,6 +27,8 @@ def as_json(comparison: Comparison, tests: dict[str, Any] | None) -> dict[str, A
         ],
         "n_keys": comparison.n_keys,
         "only_seed": comparison.only_seed,
+        "sample_sets": [dict(zip(SET_COLUMNS, compared.row, strict=True)) for compared in comparison.sets],
+        "drawn_otherwise": comparison.of_sets or None,
         "differences": [
             {"key": row.key, "values": dict(zip(labels, row.values, strict=True))} for row in comparison.differences
         ],
@@ -47,7 +50,8 @@ def _as_json(row: Scores, labels: list[str]) -> dict[str, Any]:
 
 def text(comparison: Comparison, tests: dict[str, Any] | None, page: Path | None) -> str:
     """The comparison for people."""
-    parts = [comparison.told, _keys(comparison), _last(comparison), _scores(comparison), _tests(tests)]
+    parts = [printable(comparison.told), _keys(comparison), _last(comparison), _scores(comparison)]
+    parts += [_sets(comparison), _tests(tests)]
     return "\n\n".join([*(part for part in parts if part), *([printable(f"page: {page}")] if page else [])])
 
 
@@ -75,6 +79,13 @@ def _scores(comparison: Comparison) -> str:
     return _table(["score", "of", "reference", "features", *comparison.labels], rows)
 
 
+def _sets(comparison: Comparison) -> str:
+    rows = [
+        ["-" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in c.row] for c in comparison.sets
+    ]
+    return _table(["sample set", *SET_COLUMNS[1:]], rows) if rows else ""
+
+
 def _score(entry: ScoreRow | None) -> str:
     if entry is None:
         return "-"
@@ -91,6 +102,7 @@ def _tests(tests: dict[str, Any] | None) -> str:
     if lines:
         network = network_of(tests["features"], tests["weights_hash"])
         against = f"{tests['n_reference']} of {tests['reference']}, features: {network}"
+        lines += [tests["caution"]] if tests["caution"] else []
         lines.append(f"(relative test on KID against {against}, two-sided, level {tests['alpha']})")
     return "\n".join(_plain(line) for line in [*lines, *[f"not tested: {why}" for why in tests["left_out"]]])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from gebm_cli.experiment.run_query import COLUMNS, SCORES, filtered, number_of, 
 from gebm_cli.experiment.run_table import OF_A_SCORE, RunRow, read_rows
 from gebm_cli.experiment.writing import printable
 
+DEFAULT = "started"  # what rows are sorted by
 WIDE = 200  # columns of a table that is not printed on a terminal
 FORMULA = ("=", "+", "-", "@", "\t")  # what text begins with that a spreadsheet takes for a formula
 OF_ONE_SCALE = {"features": "features", "weights_hash": "weights", "reference": "references", "side": "sides"}
@@ -53,7 +55,7 @@ Filters = Annotated[
 
 
 def runs(
-    sort: Sort = "started",
+    sort: Sort = DEFAULT,
     filters: Filters = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="Descending; what is missing stays last.")] = False,
     json: Json = False,
@@ -70,7 +72,7 @@ def runs(
     if json and as_csv:
         raise UsageError("--json and --csv: give one of them; stdout holds one result")
     wanted = [parse_filter(text) for text in filters or []]
-    root, key = runs_root(runs_dir), sort.removeprefix("-")
+    root, key = _root(runs_dir), sort.removeprefix("-")
     everything, unreadable = read_rows(root)
     for path in unreadable:
         _tell(f"{path}: passed over, its experiment.yaml or record.yaml cannot be read by this version")
@@ -85,7 +87,21 @@ def runs(
     elif not rows:
         print(printable(_nothing(root, bool(everything))))
     else:
-        draw_table(rows, extra, _width())
+        draw_table(rows, extra, _width(), "" if sort == DEFAULT else key)
+
+
+def _root(runs_dir: str | None) -> Path:
+    """Where runs live; a default folder may not be there yet.
+
+    Raises:
+        UsageError: it is no folder, or was named by the option and is not there.
+    """
+    root = runs_root(runs_dir)
+    where = "--runs-dir " if runs_dir else "GEBM_RUNS_DIR=" if os.environ.get("GEBM_RUNS_DIR") else ""
+    if root.is_dir() or not (root.exists() or runs_dir):
+        return root
+    told = "is a file" if root.exists() else "no such folder"
+    raise UsageError(f"{where}{root}: {told}; expected the folder that holds the runs, ./runs where none is named")
 
 
 def _tell(text: str) -> None:

@@ -15,18 +15,22 @@ from gebm_cli.experiment.writing import printable
 GAP = 2  # letters between columns
 CURVE = 16
 LEAST_NAME = 12  # letters that stay of a run's name
+DROPPED = ("seed", "took", "objective", "started", "KID", "stage", "curve", "step", "FID")  # first to last
+UNSEEN = ("experiment", "best_fid", "best_kid")  # of rows, columns only where they are sorted by
+SHOWN_AS = {"fid": "FID", "kid": "KID", "duration": "took"}
 USUAL = "inception"  # the features of a score that does not name them
 
 Columns = dict[str, list[str]]
 
 
-def draw_table(rows: list[RunRow], extra: list[str], width: int) -> None:
-    """Print the rows in a table of at most `width` letters."""
+def draw_table(rows: list[RunRow], extra: list[str], width: int, key: str = "") -> None:
+    """Print the rows in a table of at most `width` letters; the column of `key`, what they were asked to be sorted by, stays."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    columns = fitted(_columns(rows, extra), rows, width)
+    extra = [*extra, key] if key in UNSEEN else extra
+    columns = fitted(_columns(rows, extra), rows, width, SHOWN_AS.get(key, key))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     for name in columns:
         table.add_column(
@@ -46,7 +50,7 @@ def _columns(rows: list[RunRow], extra: list[str]) -> Columns:
         "status": lambda row: cell(row.summary["status"]),
         "step": lambda row: cell(row.summary["step"]),
         "seed": lambda row: cell(row.summary["seed"]),
-        "started": lambda row: cell(row.summary["start"]),
+        "started": lambda row: cell(row.summary["start"])[:16].replace("T", " "),
         "took": lambda row: _span(row.summary["duration_s"]),
         "objective": lambda row: cell(row.summary["objective"]),
         **{key: _value(key) for key in extra},
@@ -62,15 +66,15 @@ def _value(key: str) -> Callable[[RunRow], str]:
     return lambda row: cell(value_of(row, key))
 
 
-def fitted(columns: Columns, rows: list[RunRow], width: int) -> Columns:
-    """Shorter cells and fewer columns, the least important first, until the table is no wider than `width`."""
+def fitted(columns: Columns, rows: list[RunRow], width: int, kept: str = "") -> Columns:
+    """Shorter cells and fewer columns, the least important first and `kept` never, until it is no wider than `width`."""
     columns = dict(columns)
     shorter: list[Callable[[], Any]] = [
-        lambda: columns.update(started=[s[:16].replace("T", " ") for s in columns["started"]]),
         lambda: columns.update(KID=[_score(row.summary["kid"], False) for row in rows]),
         lambda: columns.update(FID=[_score(row.summary["fid"], False) for row in rows]),
-        *[(lambda name=name: columns.pop(name)) for name in ("seed", "took", "objective", "started")],
-        *[(lambda name=name: columns.pop(name)) for name in ("KID", "stage", "curve", "step", "FID")],
+        *[(lambda name=name: columns.pop(name)) for name in DROPPED if name != kept],
+        *([lambda: columns.update({kept: [_bare(row, kept) for row in rows]})] if kept in ("FID", "KID") else []),
+        *([lambda: columns.pop("status")] if kept not in ("", "status") else []),
     ]
     for step in shorter:
         if _total(columns) <= width:
@@ -115,6 +119,12 @@ def _score(score: dict[str, Any] | None, full: bool) -> str:
     told += [score["reference"] or "no reference"] if full else []
     told += [] if score["features"] == USUAL else [score["features"] or "unknown"]
     return printable(f"{score['value']:.4g} ({', '.join(told)})")
+
+
+def _bare(row: RunRow, column: str) -> str:
+    """The number of a score alone."""
+    score = row.summary[column.lower()]
+    return "-" if score is None else f"{score['value']:.4g}"
 
 
 def _span(seconds: float | None) -> str:

@@ -14,7 +14,6 @@ import yaml
 
 from gebm_cli.errors import GebmError, UsageError
 
-
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast, where it was built in
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.report.found import Found, find
 from gebm_cli.experiment.run import find_run
 from gebm_cli.experiment.run_scores import Scores, scores_of, uneven
-from gebm_cli.experiment.score_rows import SIDES
+from gebm_cli.experiment.run_sets import ComparedSet, compared_sets, drawn_otherwise
 from gebm_cli.experiment.writing import written
 
 MOST = 8
@@ -34,6 +32,7 @@ class Comparison:
     Attributes:
         labels: name the runs, each its own.
         last: (stage, metric, newest value of each).
+        sets: the sample sets that are compared, whether they are tested or not.
         problems, of_curves, of_scores: what has to be known: of files that cannot be read, of the curves, of the scores.
     """
 
@@ -43,6 +42,7 @@ class Comparison:
     differences: list[Difference]
     last: list[tuple[str, str, list[float | None]]]
     scores: list[Scores]
+    sets: list[ComparedSet] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     of_curves: list[str] = field(default_factory=list)
     of_scores: list[str] = field(default_factory=list)
@@ -53,18 +53,39 @@ class Comparison:
 
     @property
     def only_seed(self) -> bool:
-        """Whether the runs are repetitions of one experiment."""
+        """Whether the runs are repetitions of one experiment, with samples that were drawn alike."""
+        return self._trained_alike and not self.of_sets
+
+    @property
+    def of_sets(self) -> str:
+        """What else than the run differs between the compared samples, in a clause; empty where nothing does."""
+        told = drawn_otherwise(self.sets)
+        return f"the compared samples were drawn otherwise: {'; '.join(told)}" if told else ""
+
+    @property
+    def _trained_alike(self) -> bool:
         keys = {d.key for d in self.differences}
         return "seed" in keys and keys <= set(OF_NO_WEIGHT)
 
     @property
     def told(self) -> str:
         """How much differs, in a sentence."""
+        if not self.of_sets:
+            return self._told_of_keys
+        return f"{self._told_of_keys}, {'but' if self._trained_alike or not self.differences else 'and'} {self.of_sets}"
+
+    @property
+    def _told_of_keys(self) -> str:
         n = len(self.differences)
         if any(found.resolved is None for found in self.founds):
             return "The keys cannot be compared: an experiment cannot be read"
-        if self.only_seed:
-            return "The runs differ by their seed alone: they are repetitions of one experiment"
+        if self._trained_alike:
+            told = "differ by their seed alone"
+            return (
+                f"The experiments {told}"
+                if self.of_sets
+                else f"The runs {told}: they are repetitions of one experiment"
+            )
         if n == 0:
             return f"All {self.n_keys} keys are equal, the seed too"
         return f"{n} of {self.n_keys} keys differ{'' if any(d.key == 'seed' for d in self.differences) else '; the seed is equal'}"
@@ -107,8 +128,8 @@ def compare_runs(founds: list[Found]) -> Comparison:
         if not found.metrics.stages:
             of_curves.append(f"{label}: has no metrics, so it has no curves")
     problems = [problem for found in founds for problem in found.problems]
-    last, scores = _last_values(founds), scores_of(founds)
-    return Comparison(founds, labels, n_keys, differences, last, scores, problems, of_curves, uneven(scores))
+    last, scores, sets = _last_values(founds), scores_of(founds), compared_sets(founds, labels)
+    return Comparison(founds, labels, n_keys, differences, last, scores, sets, problems, of_curves, uneven(scores))
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys
@@ -137,38 +158,22 @@ def shared_metrics(founds: list[Found]) -> list[tuple[str, str]]:
     return [key for key, n in counts.items() if n >= 2 and not key[1].endswith("_standard_error")]
 
 
+def drawn_metrics(founds: list[Found]) -> list[tuple[str, str]]:
+    """The shared metrics that have a second value in some run: one value is told by the table."""
+    metrics = [found.metrics.stages for found in founds]
+    return [
+        (stage, name)
+        for stage, name in shared_metrics(founds)
+        if any(len(stages[stage][name].values) > 1 for stages in metrics if name in stages.get(stage, {}))
+    ]
+
+
 def _last_values(founds: list[Found]) -> list[tuple[str, str, list[float | None]]]:
     rows = []
     for stage, name in shared_metrics(founds):
         series = [found.metrics.stages.get(stage, {}).get(name) for found in founds]
         rows.append((stage, name, [float(s.values[-1]) if s is not None and len(s.values) else None for s in series]))
     return rows
-
-
-# ------------------------------------------------------------------------------------------------------------- samples
-
-
-def pairs_to_test(founds: list[Found], labels: list[str]) -> tuple[dict[tuple[int, int], str], list[str]]:
-    """(i, j) -> `chains` or `base`, which sets of two runs are tested against each other, and why some are not."""
-    pairs: dict[tuple[int, int], str] = {}
-    left_out = []
-    for i, j in combinations(range(len(founds)), 2):
-        kind = next((k for k in ("chains", "base") if any(founds[x].newest(k) for x in (i, j))), None)
-        lacking = next((x for x in (i, j) if kind is None or founds[x].newest(kind) is None), None)
-        if kind is not None and lacking is None:
-            pairs[i, j] = kind
-            continue
-        why = f"{labels[i]} and {labels[j]}: "
-        if kind is None:
-            why += "neither has samples; `gebm sample` draws some"
-        else:
-            assert lacking is not None
-            option = "" if kind == "chains" else " --sampler none"
-            command = shlex.join(["gebm", "sample", "--run", founds[lacking].address]) + option
-            why += f"{labels[lacking]} has no {SIDES[kind]} samples; `{command}` draws some"
-            why += " (samples of a base are not tested against those of a GEBM)" if kind == "chains" else ""
-        left_out.append(why)
-    return pairs, left_out
 
 
 def value_with_error(value: float, error: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from typing import Any
 
 import torch
@@ -17,13 +18,14 @@ from gebm_cli.experiment.extraction import Side, extract
 from gebm_cli.experiment.inputs import Input, read_sample_set, split_of
 from gebm_cli.experiment.report.found import Found
 from gebm_cli.experiment.run import Run
-from gebm_cli.experiment.run_comparison import pairs_to_test
 from gebm_cli.experiment.run_scores import same_data
+from gebm_cli.experiment.run_sets import pairs_to_test
 from gebm_cli.experiment.score_rows import SIDES
 from gebm_cli.experiment.scoring import choose_features
 from gebm_cli.experiment.sides import shared_draws
 
 ALPHA = 0.05
+RAW = "pixels"  # features that are the data themselves
 FEWEST = 4  # samples, below which no standard error is worth its name
 
 
@@ -40,7 +42,7 @@ def compare_samples(
     Each test is two-sided, for "both are equally far" (Bounliphone et al. 2016); of several the p-values are adjusted by Holm.
     What cannot be tested is told and is no error, unless it is the features that were asked for.
     """
-    tests: dict[str, Any] = {"tests": [], "left_out": [], "notes": []}
+    tests: dict[str, Any] = {"tests": [], "left_out": [], "notes": [], "caution": None}
     pairs, tests["left_out"] = pairs_to_test(founds, labels)
     pairs = {pair: kind for pair, kind in pairs.items() if _has_its_data(pair, founds, labels, tests["left_out"])}
     if not pairs:
@@ -54,7 +56,24 @@ def compare_samples(
         return tests
     tests |= {"reference": reference.name, "n_reference": reference.n, **settings, "alpha": ALPHA}
     _add_tests(tests, pairs, sides, reference, labels)
+    tests["caution"] = _caution(tests, pairs, founds, reference)
     return tests
+
+
+def _caution(
+    tests: dict[str, Any], pairs: dict[tuple[int, int], str], founds: list[Found], reference: Side
+) -> str | None:
+    """What KID cannot see of points, whose features are their coordinates, and the command that can; None of all else."""
+    of_points = isinstance(reference.source, Input) and reference.source.is_points
+    if not tests["tests"] or tests["features"] != RAW or not of_points:
+        return None
+    pair, kind = next(iter(pairs.items()))
+    sets = [str(newest.path) for i in pair if (newest := founds[i].newest(kind)) is not None]
+    command = shlex.join(["gebm", "two-sample-test", *sets, "--reference", "train"])
+    return (
+        "On raw coordinates KID's cubic kernel compares moments up to the third alone, so what looks closer may be further; "
+        f"`{command}` asks the same of a Gaussian kernel, which compares all"
+    )
 
 
 def _has_its_data(pair: tuple[int, int], founds: list[Found], labels: list[str], left_out: list[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ from gebm_cli.core.evaluation.kid import kid, kid_difference
 from gebm_cli.core.two_sample.multiple import holm
 from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.run import create_run, open_run
-from gebm_cli.experiment.run_comparison import pairs_to_test, value_with_error
+from gebm_cli.experiment.run_comparison import value_with_error
+from gebm_cli.experiment.run_sets import pairs_to_test
 from gebm_cli.experiment.showing import resolve
 
 ROOT = Path("runs")
@@ -78,6 +80,48 @@ def test_runs_that_differ_by_their_seed_alone_are_repetitions(gebm):
     assert "by their seed alone" in gebm("compare", "digits-001", "digits-002", "--no-test").out
     same = gebm("compare", "digits-001", "digits-003", "--no-test").out
     assert "keys are equal, the seed too" in same and "alone" not in same
+
+
+def test_runs_whose_samples_were_drawn_otherwise_are_no_repetitions(gebm):
+    """Beta, steps and sampler count; another seed or number of samples does not."""
+    drawn = {"beta": 1.0, "n_steps": 100, "mode": "refine"}
+    for k, odd in enumerate([{}, {"n_samples": 400, "seed": 5}, {"beta": 2.0}, {"sampler": "mala", "n_steps": 50}]):
+        described_set(made_run(ROOT, seed=k).path, "own-001", **({"seed": 0, "n_samples": 500} | drawn | odd))
+    alike = compared(gebm, "digits-001", "digits-002", "--no-test")
+    assert alike["only_seed"] and alike["drawn_otherwise"] is None
+    columns = ("set", "of", "sampler", "beta", "steps", "n", "seed")
+    assert [tuple(one[c] for c in columns) for one in alike["sample_sets"]] == [
+        ("digits-001/own-001", "GEBM", "kla", 1.0, 100, 500, 0),
+        ("digits-002/own-001", "GEBM", "kla", 1.0, 100, 400, 5),
+    ]
+    assert not compared(gebm, "digits-001", "digits-003", "--no-test")["only_seed"]
+    out = gebm("compare", "digits-001", "digits-003", "--no-test").out
+    assert "seed alone, but the compared samples were drawn otherwise: beta 1 (digits-001) and 2 (digits-003)\n" in out
+    assert "repetitions" not in out and "digits-003/own-001  GEBM  kla      2     100    500  0" in out
+    told = compared(gebm, "digits-001", "digits-004", "--no-test")["drawn_otherwise"]
+    assert "sampler kla (digits-001) and mala (digits-004); steps 100 (digits-001) and 50 (digits-004)" in told
+    html = (ROOT / "compare-digits-001-digits-003.html").read_text()
+    assert "drawn otherwise: beta 1 (digits-001) and 2 (digits-003)" in html and "repetitions" not in html
+    assert "digits-003/own-001" in html
+
+
+def test_settings_of_a_base_are_not_held_against_those_of_a_gebm(gebm):
+    """Of three runs the last has base samples alone: what is compared is one pair of each kind, drawn alike."""
+    for k in range(3):
+        path = made_run(ROOT, seed=k).path
+        described_set(path, "base-001", sampler="none")
+        if k < 2:
+            described_set(path, "own-001", beta=1.0, n_steps=9)
+    made_run(ROOT, seed=3)
+    described_set(ROOT / "digits-004", "base-001", sampler="none")
+    got = compared(gebm, "digits-001", "digits-002", "digits-003", "digits-004", "--no-test")
+    assert [(one["set"], one["of"], one["sampler"]) for one in got["sample_sets"]] == [
+        ("digits-001/own-001", "GEBM", "kla"),
+        ("digits-002/own-001", "GEBM", "kla"),
+        ("digits-003/base-001", "base", "the base alone"),
+        ("digits-004/base-001", "base", "the base alone"),
+    ]
+    assert got["only_seed"] and got["drawn_otherwise"] is None
 
 
 def test_a_key_that_only_one_run_has_is_a_difference_from_nothing(gebm):
@@ -204,6 +248,30 @@ def test_the_closer_run_is_found_whichever_comes_first(gebm):
     assert f"samples of {good} are closer" in gebm("compare", good, bad).out
 
 
+def test_of_points_it_is_said_what_kid_cannot_see_with_a_command_that_runs(gebm, tmp_path):
+    """A ring against a normal law of the same moments up to the third: KID sees nothing, a Gaussian kernel does."""
+    rng = np.random.default_rng(0)
+    good, bad = ring_run(0.1), made_run(ROOT, name="ring", seed=1).path
+    sample_set(bad, "kla-001", rng.normal(scale=2**0.5, size=(200, 2)), seed=1)
+    got = compared(gebm, good.name, bad.name)
+    caution = got["test"]["caution"]
+    assert "moments up to the third alone" in caution and not got["test"]["tests"][0]["significant"]
+    html = Path(got["page"]).read_text()
+    assert "moments up to the third alone" in html and "first three moments of raw coordinates" in html
+    assert caution in gebm("compare", good.name, bad.name).out.splitlines()
+    argv = shlex.split(caution.split("`")[1])[1:]
+    assert json.loads(gebm(*argv, "--json").out)["p_value"] < 0.05, argv
+
+
+def test_of_images_nothing_is_said_of_raw_coordinates(gebm):
+    for k in range(2):
+        images = np.random.default_rng(k).integers(0, 255, (8, 8, 8, 1), np.uint8)
+        folder = sample_set(made_run(ROOT, seed=k).path, "kla-001", images, seed=k)
+        np.savez(folder / "samples.npz", images)
+    got = compared(gebm, "digits-001", "digits-002", "--features", "pixels")["test"]
+    assert len(got["tests"]) == 1 and got["features"] == "pixels" and got["caution"] is None
+
+
 def test_several_p_values_are_adjusted_by_holm(gebm):
     names = [ring_run(spread, seed).name for seed, spread in enumerate((0.1, 0.35, 0.6))]
     tests = compared(gebm, *names)["test"]["tests"]
@@ -290,6 +358,45 @@ def test_the_page_holds_curves_scores_keys_and_grids(two):
     html = Path(got["page"]).read_text()
     assert html.count("<svg") == 1 and html.count("data:image/png;base64,") == 2
     assert all(text in html for text in ("train_energy.lr", "5.00 ± 0.10", "KALE", "left out by --no-test"))
+
+
+def test_the_page_lies_beside_the_first_run(gebm, monkeypatch):
+    """Pages of runs elsewhere that have the same names do not replace each other; a run may be the folder one is in."""
+    for folder in (ROOT, Path("rr"), Path("rr")):
+        made_run(folder), made_run(folder)
+    argv = ("digits-001", "digits-002", "--no-test")
+    assert compared(gebm, *argv)["page"] == "runs/compare-digits-001-digits-002.html"
+    kept = (ROOT / "compare-digits-001-digits-002.html").read_bytes()
+    got = compared(gebm, "rr/digits-001", "runs/digits-002", "--no-test")
+    assert got["page"] == "rr/compare-digits-001-digits-002.html" and Path(got["page"]).is_file()
+    assert (ROOT / "compare-digits-001-digits-002.html").read_bytes() == kept
+    monkeypatch.chdir("rr/digits-001")
+    page = Path(compared(gebm, ".", "../digits-003", "--no-test")["page"]).resolve()
+    assert page.parent.name == "rr" and page.is_file()
+
+
+def test_a_title_of_two_is_against_and_one_of_three_a_list(gebm):
+    for k in range(3):
+        made_run(ROOT, seed=k)
+    names = ["digits-001", "digits-002", "digits-003"]
+    two, three = (Path(compared(gebm, *names[:n], "--no-test")["page"]).read_text() for n in (2, 3))
+    assert "digits-001 against digits-002</h1>" in two and "digits-001, digits-002 and digits-003</h1>" in three
+
+
+def test_a_metric_of_one_value_has_no_curve_and_is_in_the_table(gebm):
+    """Unless one of the runs has a second value of it."""
+    for k, n in enumerate((1, 1, 2)):
+        run = made_run(ROOT, seed=k)
+        write_metrics(run.path, "train-energy", {"watched_kale": [7.0] * n})
+    alone, drawn = (compared(gebm, "digits-001", other, "--no-test") for other in ("digits-002", "digits-003"))
+    assert [row["metric"] for row in alone["metrics"]] == ["kale", "watched_kale"]
+    pages = [Path(got["page"]).read_text() for got in (alone, drawn)]
+    assert [page.count("<svg") for page in pages] == [1, 2] and all("watched KALE" in page for page in pages)
+    for k in (1, 2):
+        (ROOT / f"digits-00{k}" / "metrics.jsonl").unlink()
+        write_metrics(ROOT / f"digits-00{k}", "train-energy", {"kale": [1.0]})
+    html = Path(compared(gebm, "digits-001", "digits-002", "--no-test")["page"]).read_text()
+    assert "<svg" not in html and "the shared metrics have one value each" in html
 
 
 def test_a_name_that_is_markup_is_text_on_the_page(two):

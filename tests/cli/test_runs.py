@@ -234,6 +234,36 @@ def test_nothing_wraps_at_any_width_and_the_run_stays(three, monkeypatch, width)
         assert (part in lines[0]) or width < 80
 
 
+@pytest.mark.parametrize("width", [200, 80, 60, 40, 25])
+@pytest.mark.parametrize(
+    ("key", "column"),
+    [
+        ("kid", "KID"),
+        ("-fid", "FID"),
+        ("duration", "took"),
+        ("seed", "seed"),
+        ("-started", "started"),
+        ("step", "step"),
+        ("best_kid", "best_kid"),
+        ("status", "status"),
+    ],
+)
+def test_the_column_sorted_by_stays_at_any_width(three, monkeypatch, width, key, column):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = three("runs", "--sort", key).out.rstrip("\n").split("\n")
+    assert len(lines) == 4 and column in lines[0].split()
+    assert max(len(line.rstrip()) for line in lines) <= max(width, 28)
+    if key == "kid":
+        assert any("0.03" in line for line in lines)
+
+
+def test_a_start_is_written_alike_at_every_width(three, monkeypatch):
+    for width in (300, 200, 150):
+        monkeypatch.setenv("COLUMNS", str(width))
+        out = three("runs").out
+        assert out.count("  2026-01-01 10:00  ") == 3 and "T10" not in out
+
+
 def test_a_key_sorted_or_filtered_by_is_a_column(three):
     out = three("runs", "--sort", "train_energy.lr", "--filter", "train_energy.steps>1").out
     assert "train_energy.lr" in out and "train_energy.steps" in out and "0.0001" in out
@@ -284,6 +314,22 @@ def test_no_runs_says_how_to_start_one_and_no_match_says_so(gebm):
     assert "starts one" in gebm("runs").out
     made_run(ROOT)
     assert "fits every --filter" in gebm("runs", "--filter", "status=failed").out
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_a_runs_folder_that_is_a_file_or_was_mistyped_is_an_error(gebm, monkeypatch, form):
+    """A default that is not there yet is none."""
+    Path("README.md").write_text("")
+    for name, why in (("README.md", "is a file"), ("nonexist", "no such folder")):
+        refused = gebm("runs", "--runs-dir", name, *form)
+        assert refused.code == 2 and refused.out == "" and f"--runs-dir {name}: {why}" in refused.err
+    monkeypatch.delenv("GEBM_RUNS_DIR", raising=False)
+    assert gebm("runs", *form).code == 0 and not ROOT.exists()
+    monkeypatch.setenv("GEBM_RUNS_DIR", "later")
+    assert gebm("runs", *form).code == 0
+    monkeypatch.setenv("GEBM_RUNS_DIR", "README.md")
+    refused = gebm("runs", *form)
+    assert refused.code == 2 and "GEBM_RUNS_DIR=README.md: is a file" in refused.err
 
 
 def test_a_run_without_sessions_is_empty(gebm):
@@ -407,6 +453,9 @@ def test_no_text_from_files_or_names_acts_on_the_terminal(gebm):
         assert got.code == 0 and "\x1b" not in got.out + got.err and "\x07" not in got.out + got.err
         assert "passed over" in got.err
     assert "different features (?]0;x??[31m, random)" in gebm("runs", "--sort", "fid").err
+    nothing = gebm("runs", "--runs-dir", f"no{evil}")
+    assert "--runs-dir no?]0" in nothing.err and "\x1b" not in nothing.err
+    Path(f"no{evil}").mkdir()
     nothing = gebm("runs", "--runs-dir", f"no{evil}")
     assert "no runs in no?]0" in nothing.out and "\x1b" not in nothing.out
 

@@ -13,7 +13,8 @@ from gebm_cli.experiment.report.film import picture_of
 from gebm_cli.experiment.report.found import Found, typed
 from gebm_cli.experiment.report.learning import overlaid_curves
 from gebm_cli.experiment.report.words import label_of
-from gebm_cli.experiment.run_comparison import Comparison, shared_metrics, value_with_error
+from gebm_cli.experiment.run_comparison import Comparison, drawn_metrics, value_with_error
+from gebm_cli.experiment.run_sets import SET_COLUMNS, listed
 from gebm_cli.experiment.sample_sets import SampleSet
 from gebm_cli.experiment.score_rows import SIDES, ScoreRow, network_of
 
@@ -21,22 +22,32 @@ WHAT_IT_SAYS = (
     "The test asks which of these trained runs has samples closer to the training data. Whether the settings of one are better "
     "than those of another takes several seeds of each."
 )
+OF_POINTS = "KID sees the first three moments of raw coordinates alone."
 
 
 def comparison_page(comparison: Comparison, tests: dict[str, Any] | None, command: list[str]) -> Page:
     """The page; `tests` are those of `compare_samples`, None where they were left out by the user."""
     labels = comparison.labels
     sections = [
-        _tests(tests),
+        _tests(comparison, tests),
         _samples(comparison),
         _scores(comparison),
         _differences(comparison),
         _curves(comparison),
         Section("again", "How to reproduce", [Code([shlex.join(command)], "This page"), *_opened(comparison)]),
     ]
-    headline = Text(findings(tests)[0] if tests and tests["tests"] else f"{comparison.told}.")
+    headline = Text(_headline(comparison, tests))
     facts = [(label, _fact(found)) for label, found in zip(labels, comparison.founds, strict=True)]
-    return Page(" against ".join(labels), "comparison", headline, facts, sections)
+    title = " against ".join(labels) if len(labels) == 2 else listed(labels)
+    return Page(title, "comparison", headline, facts, sections)
+
+
+def _headline(comparison: Comparison, tests: dict[str, Any] | None) -> str:
+    """The first finding with what has to be known of it."""
+    if not tests or not tests["tests"]:
+        return f"{comparison.told}."
+    told = findings(tests)[0] + (f" {OF_POINTS}" if tests["caution"] else "")
+    return f"{told} T{comparison.of_sets[1:]}." if comparison.of_sets else told
 
 
 def findings(tests: dict[str, Any]) -> list[str]:
@@ -83,7 +94,7 @@ def _differences(comparison: Comparison) -> Section:
 def _curves(comparison: Comparison) -> Section:
     blocks: list[Block] = [Text(note, "quiet") for note in comparison.of_curves]
     pictures = []
-    for stage, name in shared_metrics(comparison.founds):
+    for stage, name in drawn_metrics(comparison.founds):
         runs = {
             label: found.metrics.stages.get(stage, {})
             for label, found in zip(comparison.labels, comparison.founds, strict=True)
@@ -93,7 +104,8 @@ def _curves(comparison: Comparison) -> Section:
     if pictures:
         blocks.append(Row(pictures))
     else:
-        blocks.append(Missing("Shared curves", "no two of the runs have a metric of the same stage in common"))
+        none = "no two of the runs have a metric of the same stage in common"
+        blocks.append(Missing("Shared curves", "the shared metrics have one value each" if comparison.last else none))
     if comparison.last:
         table: list[list[Cell]] = [[stage, label_of(name), *values] for stage, name, values in comparison.last]
         blocks.append(Table(["stage", "metric", *comparison.labels], table, "The last value of each", folded=True))
@@ -124,11 +136,12 @@ def _score(entry: ScoreRow | None) -> str | None:
     return f"{value_with_error(entry.value, entry.standard_error)} (n {'?' if entry.n_fake is None else entry.n_fake})"
 
 
-def _tests(tests: dict[str, Any] | None) -> Section:
+def _tests(comparison: Comparison, tests: dict[str, Any] | None) -> Section:
     title = "Is the difference real?"
     if tests is None:
         return Section("tests", title, [Missing("The test", "it was left out by --no-test")])
-    blocks: list[Block] = [Text(told) for told in findings(tests)]
+    cautions = [f"{told[0].upper()}{told[1:]}." for told in (tests.get("caution"), comparison.of_sets) if told]
+    blocks: list[Block] = [Text(told) for told in [*findings(tests), *cautions]]
     if tests["tests"]:
         columns = ["a", "b", "samples", "KID of a", "KID of b", "KID of b − a", "p"]
         holm = any("p_value_holm" in test for test in tests["tests"])
@@ -172,6 +185,9 @@ def _samples(comparison: Comparison) -> Section:
             pictures.append(shown)
         else:
             blocks.append(shown)
+    if comparison.sets:
+        rows: list[list[Cell]] = [compared.row for compared in comparison.sets]
+        blocks.append(Table(SET_COLUMNS, rows, "The sample sets that are compared", sortable=False))
     return Section("samples", "Samples", [*([Row(pictures)] if pictures else []), *blocks])
 
 

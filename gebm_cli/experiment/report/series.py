@@ -15,7 +15,6 @@ import numpy as np
 from gebm_cli.experiment.writing import printable
 
 CHUNK = 1 << 22  # bytes of lines that are parsed at once
-LONGEST_LINE = 1 << 20  # what is read of a line in a sample of lines
 LARGEST = 1e100  # beyond it axes overflow, and nothing could be told apart
 LONGEST_NAME = 120
 NOT_SERIES = {"stage", "step", "time_s"}
@@ -113,26 +112,6 @@ def _buckets(n: int, width: int) -> np.ndarray:
     return np.minimum(np.arange(width * -(-n // width)), n - 1).reshape(width, -1)
 
 
-def sampled_rows(path: Path, n: int = 48) -> list[dict[str, Any]]:
-    """The objects on the lines that follow n evenly spaced places, in order, each once; the last object of the file among them.
-
-    Lines that are no objects are left out, and a file that is not there has none.
-    """
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            found: dict[int, dict[str, Any]] = {}
-            for place in np.linspace(0, size, max(n - 1, 1), endpoint=False).astype(np.int64).tolist():
-                file.seek(max(place - 1, 0))
-                if place:
-                    file.readline(LONGEST_LINE)  # the rest of the line that byte place - 1 is in
-                _remember(found, file.tell(), file.readline(LONGEST_LINE))
-            _remember_last(found, file, size)
-    except OSError:
-        return []
-    return [found[place] for place in sorted(found)]
-
-
 # ------------------------------------------------------------------------------------------------------------- parsing
 
 
@@ -157,23 +136,6 @@ def _parsed(lines: Sequence[bytes]) -> list[Any]:
         return [None]
     half = len(lines) // 2
     return _parsed(lines[:half]) + _parsed(lines[half:])
-
-
-def _remember(found: dict[int, dict[str, Any]], place: int, line: bytes) -> bool:
-    row = _parsed([line])[0] if line and not line.isspace() else None
-    if isinstance(row, dict):
-        found[place] = row
-    return isinstance(row, dict)
-
-
-def _remember_last(found: dict[int, dict[str, Any]], file: Any, size: int) -> None:
-    start = max(0, size - (1 << 16))
-    file.seek(start)
-    place = size
-    for line in reversed(file.read().splitlines(keepends=True)):
-        place -= len(line)
-        if (place > start or start == 0) and _remember(found, place, line):
-            return
 
 
 # ------------------------------------------------------------------------------------------------------------- columns

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from gebm_cli.experiment.report import series as module
-from gebm_cli.experiment.report.series import downsample, medians, read_metrics, sampled_rows
+from gebm_cli.experiment.report.series import downsample, medians, read_metrics
 
 VALUES = npst.arrays(
     np.float64,
@@ -117,7 +117,7 @@ def test_a_file_that_is_not_there_or_empty_has_no_stages(tmp_path):
     (tmp_path / "empty").touch()
     for path in (tmp_path / "none", tmp_path / "empty", tmp_path):
         metrics = read_metrics(path)
-        assert (metrics.stages, metrics.n_rows, metrics.n_bad) == ({}, 0, 0) and sampled_rows(path) == []
+        assert (metrics.stages, metrics.n_rows, metrics.n_bad) == ({}, 0, 0)
 
 
 BAD = [
@@ -196,35 +196,3 @@ def test_reading_in_chunks_changes_nothing_and_does_not_hold_the_file(tmp_path, 
         other = chunked.stages["train-base"][name]
         assert np.array_equal(line.steps, other.steps) and np.array_equal(line.values, other.values)
     assert 3 * peak < at_once
-
-
-# -------------------------------------------------------------------------------------------------------- sampled rows
-
-
-@pytest.mark.parametrize("n_rows", [1, 2, 5, 48, 500, 5000])
-@pytest.mark.parametrize("n", [1, 2, 48])
-def test_sampled_rows_are_first_last_and_some_evenly_between(tmp_path, n_rows, n):
-    """At most one more than asked for, in order, none twice; long and short lines alike, the gaps a few places at most."""
-    rows = [row(k, kale=0.5, note="x" * (k % 50)) for k in range(n_rows)]
-    found = [r["step"] for r in sampled_rows(write(tmp_path / "m", rows), n)]
-    assert found == sorted(set(found)) and len(found) <= n + 1 and found[-1] == n_rows - 1
-    if n > 1:
-        assert found[0] == 0
-    if n == 48:
-        assert len(found) >= min(n_rows, 40) and max(np.diff([*found, n_rows])) <= max(1, 3 * n_rows / n)
-
-
-def test_sampled_rows_pass_over_what_is_no_object(tmp_path):
-    """Damaged lines, a last line cut off in writing, bytes that are no text."""
-    path = tmp_path / "m"
-    lines = [json.dumps(row(k)).encode() for k in range(30)]
-    path.write_bytes(b"\n".join([b"\xff\xfe", b"[1]", b"", *lines, b'{"stage": "tra']))
-    assert [r["step"] for r in sampled_rows(path, 4000)] == list(range(30))
-
-
-def test_sampled_rows_read_little_of_a_large_file(tmp_path):
-    """20 MB of lines, of which less than half a megabyte is ever held."""
-    path = tmp_path / "m"
-    path.write_bytes((json.dumps(row(1, kale=1.0)) + "\n").encode() * 250_000)
-    found, peak = measured(path, sampled_rows)
-    assert len(found) == 48 and path.stat().st_size > 15e6 and peak < 500_000
