@@ -46,7 +46,9 @@ def shortened(text: str, length: int = 40) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Some digits, with no zeros in the exponent."""
+    """Some digits; all before the point below a million, else an exponent without zeros."""
+    if 10**digits <= abs(value) < 1e6:
+        return f"{value:.0f}"
     return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 

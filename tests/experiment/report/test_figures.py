@@ -429,7 +429,8 @@ def test_points_that_are_not_finite_are_left_out_and_far_ones_lie_on_the_edge():
 
 def test_numbers_are_short_and_told_apart():
     """Three digits unless more are needed; exponents without zeros; steps in thousands and millions."""
-    assert [number(x) for x in (0.3704, 1234567, 1e-5, 1.5e100, -2.0)] == ["0.37", "1.23e6", "1e-5", "1.5e100", "-2"]
+    told = [number(x) for x in (0.3704, 1990.4, 1234567, 1e-5, 1.5e100, -2.0)]
+    assert told == ["0.37", "1990", "1.23e6", "1e-5", "1.5e100", "-2"]
     assert numbers([0.07001, 0.07002]) == ["0.07001", "0.07002"] and numbers([1.0, 1.0]) == ["1", "1"]
     assert [step_word(s) for s in (0, 500, 4000, 20_000, 1_500_000)] == ["0", "500", "4000", "20k", "1.5M"]
 
