@@ -7,6 +7,7 @@ from typing import Any
 
 from gebm_cli.experiment.report.blocks import Block, Code, Missing, Section, Text
 from gebm_cli.experiment.report.found import STAGES, Found
+from gebm_cli.experiment.run import Run
 
 ORDER = (*STAGES, "sample", "verdict")
 ENDED_EARLY = ("failed", "diverged", "interrupted", "crashed")
@@ -66,25 +67,31 @@ def _told(found: Found, step: str) -> tuple[str, list[str]]:
 
 def _going_on(found: Found, session: dict[str, Any]) -> list[Block]:
     """Why the last stage ended early, and how to go on."""
-    stage, status = str(session.get("stage")), session["status"]
-    why = session.get("failure") or (
-        "its process ended without a word: killed, out of memory, or the machine stopped"
-        if status == "crashed"
-        else status
-    )
-    blocks: list[Block] = [
-        Text(f"{stage} {'was' if status == 'interrupted' else ''} {status}: {why}".replace("  ", " "), "bad")
-    ]
-    if status == "diverged" and found.run is not None and stage in STAGES:
-        key = stage.replace("-", "_")
-        lr = getattr(found.run.experiment, key).lr
-        again = [*map(str, session.get("argv") or ["gebm", stage])]
-        if "--run" in again:
-            again = ["gebm", stage, found.run.experiment.name]
-        return [
-            *blocks,
-            Text("Going on would diverge again. Start anew with a smaller learning rate, for instance:"),
-            Code([shlex.join([*again, f"{key}.lr={SMALLER * lr:g}"])]),
-        ]
+    stage = str(session.get("stage"))
+    blocks: list[Block] = [Text(_why(found, session), "bad")]
+    if session["status"] == "diverged" and found.run is not None and stage in STAGES:
+        told = "Going on would diverge again. Start anew with a smaller learning rate, for instance:"
+        return [*blocks, Text(told), Code([_gentler(found.run, stage, session)])]
     told = "It goes on from its last checkpoint" if session.get("step") else "It begins anew"
     return [*blocks, Text(f"{told}:"), Code([command(found, stage)])]
+
+
+def _why(found: Found, session: dict[str, Any]) -> str:
+    stage, status, failure = session.get("stage"), session["status"], session.get("failure")
+    if failure:
+        return str(failure).removeprefix(f"{found.name}: ")  # it names stage and step itself
+    if status == "crashed":
+        return f"{stage} crashed: its process ended without a word (killed, out of memory, or the machine stopped)."
+    return f"{stage} {'was ' if status == 'interrupted' else ''}{status}."
+
+
+def _gentler(run: Run, stage: str, session: dict[str, Any]) -> str:
+    """What was typed, with a tenth of the learning rate, or the usual one where that is smaller."""
+    key = stage.replace("-", "_")
+    section = getattr(run.experiment, key)
+    lr = min(SMALLER * section.lr, type(section).model_fields["lr"].default)
+    words = [*map(str, session.get("argv") or ["gebm", stage, run.experiment.name])]
+    if "--run" in words:
+        words = ["gebm", stage, run.experiment.name]
+    kept = [word for word in words if not word.startswith(f"{key}.lr=")]
+    return shlex.join([*kept, f"{key}.lr={lr:g}"])

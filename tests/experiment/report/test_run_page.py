@@ -8,11 +8,14 @@ import sys
 
 import pytest
 import yaml
-from report_runs import add_chains, add_metrics, add_session, new_run, two_sample_record, verdict
+from report_runs import EXPERIMENTS, add_chains, add_metrics, add_session, new_run, two_sample_record, verdict
 
+from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.report.blocks import Code, Missing, Slider, Table, Text
 from gebm_cli.experiment.report.found import find
 from gebm_cli.experiment.report.run_page import page_of, write_report
+from gebm_cli.experiment.run import create_run
+from gebm_cli.experiment.schema import TrainBase
 
 
 @pytest.fixture
@@ -93,6 +96,14 @@ def test_a_run_that_diverged_is_begun_anew_with_a_smaller_rate_and_others_go_on(
     assert next_lines(run) == [f"gebm train-base experiments/digits.yaml train_base.lr={rate:g}"]
     add_session(run, "train-base", "interrupted")
     assert next_lines(run) == ["gebm train-base --run digits-001"]
+
+
+def test_an_absurd_rate_is_replaced_by_the_usual_one(tmp_path):
+    experiment = load_experiment(EXPERIMENTS / "digits.yaml", ["seed=7", "train_base.lr=1e30"])
+    run = create_run(experiment, tmp_path / "runs")
+    add_session(run, "train-base", "diverged", argv=["gebm", "train-base", "digits", "train_base.lr=1e30", "-q"])
+    usual = TrainBase.model_fields["lr"].default
+    assert next_lines(run) == [f"gebm train-base digits -q train_base.lr={usual:g}"]
 
 
 def test_names_are_quoted_for_a_shell(tmp_path):
