@@ -163,7 +163,7 @@ def _assemble(
     if gone is not None:
         described |= {"verdict": gone, "mixed": False}
         warn(gone)
-    described |= provenance()
+    described |= provenance() | {"argv": order.argv}
     write_yaml(folder / "sample.yaml", described)
     for item in jobs.items:
         jobs.path(item).unlink()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from gebm_cli.experiment.checkpoint import load_checkpoint, write_checkpoint
 from gebm_cli.experiment.distributed import World
 from gebm_cli.experiment.files import partial_folder, read_yaml
 from gebm_cli.experiment.kernel import Kernel
-from gebm_cli.experiment.run import Run
+from gebm_cli.experiment.run import Run, command_line
 from gebm_cli.experiment.sampleset import frame_steps
 from gebm_cli.experiment.schema import Sample
 from gebm_cli.experiment.tracking import tracked_steps
@@ -39,7 +39,7 @@ WATCHED = "watched"
 
 @dataclass(frozen=True)
 class Order:
-    """What to draw: all that a stopped command needs to go on."""
+    """What to draw: all that a stopped command needs to go on, and what was typed to begin it."""
 
     run: Run
     keys: Sample
@@ -47,6 +47,7 @@ class Order:
     out: Path
     as_npz: bool
     device_type: str = "cpu"
+    argv: list[str] = field(default_factory=command_line)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -55,6 +56,7 @@ class Order:
             "as_npz": self.as_npz,
             "device_type": self.device_type,
             "sample": self.keys.model_dump(mode="json"),
+            "argv": self.argv,
         }
 
 
@@ -76,13 +78,15 @@ def read_order(out: Path, open_run: Callable[[Path], Run]) -> Order:
         out,
         saved["as_npz"],
         saved["device_type"],
+        saved["argv"],
     )
 
 
 def require_same(order: Order) -> None:
     """What a stopped command left is gone on with only by the same order."""
     path = partial_folder(order.out) / "order.yaml"
-    if path.is_file() and read_yaml(path) != order.to_dict():
+    had = read_yaml(path) if path.is_file() else None
+    if had is not None and had | {"argv": order.argv} != order.to_dict():
         raise UsageError(
             f"{order.out}: a set with other settings was begun here and stopped; go on with `gebm sample --resume {order.out}`, or "
             f"remove {path.parent}"

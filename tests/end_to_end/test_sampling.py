@@ -490,12 +490,14 @@ def test_a_set_stopped_three_times_ends_in_the_same_bits(sample, tmp_path, monke
     cut = tmp_path / "cut"
     for words, n, item in ((argv, 7, "block-00000"), (None, 15, "block-00001"), (None, 6, "watched")):
         monkeypatch.setattr(BlockRun, "advance", stopping_after(n))
+        monkeypatch.setattr(sys, "argv", ["gebm", "begun" if words else "gone on"])
         got = sample(*([*words, "--out", cut] if words else ["--resume", cut]))
         assert got.code == 130 and f"of {item}; what was done is kept: `gebm sample --resume {cut}` goes on" in got.err
         assert got.out == "" and not cut.exists()
     monkeypatch.setattr(BlockRun, "advance", advance)
     assert sample("--resume", cut).code == 0
     assert_same_set(cut, tmp_path / "whole")
+    assert record(cut)["argv"] == ["gebm", "begun"], "what makes the set again is what began it"
     assert sorted(os.listdir(tmp_path)) == ["cut", "whole"]
 
 
