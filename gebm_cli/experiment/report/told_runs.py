@@ -168,7 +168,8 @@ def _trains(found: Found, stage: str) -> bool:
 def again(found: Found) -> Section:
     """Every command of the run in order, from an empty folder to this page."""
     dated = [(str(s.get("start", "")), found.repeatable(s)) for s in found.sessions]
-    dated += [(str(s.described.get("written", "")), typed(s.described)) for s in found.sets]
+    drawn = [s.described for s in found.sets if s.kind != "flow"]  # a flow is a session
+    dated += [(str(told.get("written", "")), typed(told)) for told in drawn]
     once = {
         typed(s.record): str(s.record.get("written", "")) for s in found.scores
     }  # one command may take several scores
