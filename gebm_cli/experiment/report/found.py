@@ -81,7 +81,11 @@ class Found:
         return next((s for s in reversed(self.sessions) if s.get("stage") == stage), None)
 
     def command(self, stage: str) -> str:
-        """What was typed to begin a stage, else what would be."""
+        """What was typed to begin a stage, else what would be; a flow's curves are called after its set: `flow/kale-flow-001`."""
+        stage, _, own = stage.partition("/")
+        of_set = next((typed(s.described) for s in self.sets if s.name == own), "")
+        if of_set:
+            return of_set
         first = next((s for s in self.sessions if s.get("stage") == stage), {})
         return self.repeatable(first) or shlex.join(["gebm", stage, "--run", self.address])
 

@@ -258,3 +258,14 @@ def test_making_a_page_needs_no_torch(run):
 def test_the_page_is_the_same_for_the_same_run(run):
     whole(run)
     assert write_report(run.path).read_bytes() == write_report(run.path).read_bytes()
+
+
+def test_the_curves_of_a_flow_name_the_command_of_its_set(tmp_path):
+    run = new_run(tmp_path, "flow-three-rings")
+    add_session(run, "flow", argv=["gebm", "flow", "first"])
+    add_session(run, "flow", argv=["gebm", "flow", "second"])
+    add_metrics(run, "flow/mmd-flow-002")
+    found = find(run.path)
+    assert found.command("flow/mmd-flow-002") == "gebm flow first"
+    add_chains(run, "mmd-flow-002", images=False, flow={}, argv=["gebm", "flow", "second"])
+    assert find(run.path).command("flow/mmd-flow-002") == "gebm flow second"
