@@ -9,6 +9,7 @@ import typer
 from gebm_cli.cli.evaluate import FeaturesOption, Weights, check_features
 from gebm_cli.cli.options import Device, Json, RunName, RunsDir, open_named_run, print_result, record_scores, resolve
 from gebm_cli.cli.progress import Counter, Quiet, progress
+from gebm_cli.cli.tables import seen
 from gebm_cli.experiment.run import newest_run, runs_root
 
 
@@ -73,14 +74,16 @@ def verdict(
         **network.settings(),
         "references": scoring.verdict(extracted[0], extracted[1], references),
     }
-    print_result(result, json, _table(result))
+    weights = "" if result["weights_hash"] == "none" else f" {result['weights_hash'][:8]}"
+    by = seen(result | {"x_resolution": refined.item_shape}) + weights
+    print_result(result, json, _table(result, by))
     record_scores([(chosen, {"metric": "verdict", **result}, "verdict")])
 
 
-def _table(result: dict[str, Any]) -> str:
+def _table(result: dict[str, Any], by: str) -> str:
     lines = [
         f"Verdict on {result['run']}: {result['n_base']} samples of the base ({result['base']}) and {result['n_gebm']} of the "
-        f"GEBM ({result['gebm']}), {result['features']} features {result['weights_hash'][:8]}"
+        f"GEBM ({result['gebm']}), {by}"
     ]
     for name, entry in result["references"].items():
         lines.append(f"  against {entry['n_real']} {name} points")
