@@ -37,6 +37,7 @@ CHAIN_PICTURES = {
         "Scores of the same chains along the way, against their cost.",
     ),
 }
+PATHS = ("The paths of single chains in the plane", "The paths of single chains, from circle to square.")
 COPY = 0.5  # of the distance of held-out images to their nearest training image
 
 
@@ -49,7 +50,14 @@ def mixing(found: Found) -> Section:
     rows: list[list[Cell]] = [[said, told[key]] for key, said in DIAGNOSTICS.items() if told.get(key) is not None]
     watched = f"{chains.name}, {told.get('n_watched', 0)} watched chains"
     blocks: list[Block] = [_verdict(chains), Table(["diagnostic", "value"], rows, watched, sortable=False)]
-    return Section("chains", "Chains", [*blocks, *_watched(told), *pictures(chains, CHAIN_PICTURES)])
+    wanted = CHAIN_PICTURES if of_images(found) else CHAIN_PICTURES | {"chains.png": PATHS}
+    return Section("chains", "Chains", [*blocks, *_watched(told), *pictures(chains, wanted)])
+
+
+def of_images(found: Found) -> bool:
+    """False where the record tells of points."""
+    shape = found.record.get("data_shape")
+    return not isinstance(shape, list) or len(shape) == 3
 
 
 def _verdict(chains: SampleSet) -> Block:
@@ -77,8 +85,7 @@ def _watched(told: dict[str, Any]) -> list[Block]:
 def neighbours(found: Found) -> list[Section]:
     """Is it copying? The samples nearest to a training image, and those of lowest and highest energy; of images alone."""
     chains = found.newest("chains")
-    shape = found.record.get("data_shape")
-    if isinstance(shape, list) and len(shape) != 3:
+    if not of_images(found):
         return []
     key, title = "neighbours", "Nearest neighbours"
     if chains is None:

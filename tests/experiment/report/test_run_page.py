@@ -8,10 +8,11 @@ import sys
 
 import pytest
 import yaml
+from PIL import Image
 from report_runs import EXPERIMENTS, add_chains, add_metrics, add_session, new_run, two_sample_record, verdict
 
 from gebm_cli.experiment.load import load_experiment
-from gebm_cli.experiment.report.blocks import Code, Missing, Slider, Table, Text
+from gebm_cli.experiment.report.blocks import Code, Missing, Picture, Slider, Table, Text
 from gebm_cli.experiment.report.found import find
 from gebm_cli.experiment.report.run_page import page_of, write_report
 from gebm_cli.experiment.run import create_run
@@ -157,8 +158,11 @@ def test_points_have_no_neighbours_among_images(tmp_path):
     run = new_run(tmp_path, "ring")
     record = run.record() | {"data_shape": [2]}
     (run.path / "record.yaml").write_text(yaml.safe_dump(record))
-    add_chains(run, images=False)
-    assert "Nearest neighbours" not in [s.title for s in page(run).sections]
+    Image.new("RGB", (600, 300)).save(add_chains(run, images=False) / "chains.png")
+    made = page(run)
+    assert "Nearest neighbours" not in [s.title for s in made.sections]
+    captions = [b.caption for b in section(made, "Chains").blocks if isinstance(b, Picture)]
+    assert "The paths of single chains, from circle to square." in captions
 
 
 @pytest.mark.parametrize("status", ["failed", "diverged", "interrupted"])
