@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ import yaml
 
 from gebm_cli.errors import GebmError, UsageError
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast, where it was built in
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast, where it was built in
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -71,11 +72,19 @@ def read_yaml(path: Path) -> Any:
         GebmError: it cannot be read or is not YAML.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER)
     except OSError as error:
         raise GebmError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise GebmError(f"{path}: is not readable as YAML; it was not written by gebm, or was changed") from None
+
+
+def when(file: Path, described: dict[str, Any]) -> float:
+    """When a record was written, in seconds: by its own word, else by the file's time, which copying changes."""
+    try:
+        return datetime.fromisoformat(str(described["written"])).timestamp()
+    except (KeyError, ValueError):
+        return file.stat().st_mtime
 
 
 def make_numbered(folder: Path, stem: str, suffix: str = "") -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gebm_cli.core.data.dataset import is_images
 from gebm_cli.experiment.curves import paths_figure
+from gebm_cli.experiment.tiles import as_picture, tiled
 
 GRID = 10
 FRAME_MS = 120
@@ -77,21 +78,14 @@ def save_scatter(path: Path, panels: list[tuple[str, Tensor]]) -> None:
 
 
 def tile(images: Tensor, columns: int = GRID) -> np.ndarray:
-    """The first 100 images (n, c, h, w) uint8 as one array (H, W, c) with a line of grey between them."""
-    kept = images[: columns * columns].cpu().numpy().transpose(0, 2, 3, 1)
-    n, h, w, c = kept.shape
-    rows = -(-n // columns)
-    canvas = np.full((rows * (h + 1) - 1, min(n, columns) * (w + 1) - 1, c), 128, np.uint8)
-    for i, image in enumerate(kept):
-        top, left = (i // columns) * (h + 1), (i % columns) * (w + 1)
-        canvas[top : top + h, left : left + w] = image
-    return canvas
+    """The first 100 images (n, c, h, w) uint8 as one array (H, W, c)."""
+    return tiled(images[: columns * columns].cpu().numpy().transpose(0, 2, 3, 1), columns)
 
 
 def _enlarged(pixels: np.ndarray) -> Image.Image:
     """Small grids are enlarged without smoothing, so that single pixels can be judged."""
     factor = max(1, 360 // pixels.shape[0])
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture = as_picture(pixels)
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gebm_cli.errors import DivergedError, GebmError, InterruptedRun, UsageError
-from gebm_cli.experiment.files import make_numbered, read_yaml, write_atomically, write_yaml
+from gebm_cli.experiment.files import make_numbered, read_yaml, when, write_atomically, write_yaml
 from gebm_cli.experiment.load import load_experiment, to_yaml
 from gebm_cli.experiment.schema import Experiment
 
@@ -84,7 +84,7 @@ class Run:
         The record lists the scores too; while it is locked, the process that holds it adds them at its end.
         """
         path = make_numbered(self.path / "evaluation", stem, ".yaml")
-        write_yaml(path, score | {"argv": command_line(), "written": _now()})
+        write_yaml(path, score | {"argv": command_line(), "written": _now("milliseconds")})
         with suppress(UsageError), self.lock():
             self._write_record(self.record())
         return path
@@ -92,7 +92,8 @@ class Run:
     def scores(self) -> list[dict[str, Any]]:
         """All scores, oldest first."""
         paths = [p for p in (self.path / "evaluation").glob("[!.]*.yaml") if p.stat().st_size]
-        return [read_yaml(p) for p in sorted(paths, key=lambda p: (p.stat().st_mtime, p.name))]
+        dated = [(when(path, score), path.name, score) for path in paths if isinstance(score := read_yaml(path), dict)]
+        return [score for *_, score in sorted(dated, key=lambda d: d[:2])]
 
     def _write_record(self, record: dict[str, Any]) -> None:
         write_yaml(self.path / "record.yaml", record | {"scores": self.scores()})

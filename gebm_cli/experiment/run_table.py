@@ -13,11 +13,10 @@ import yaml
 
 from gebm_cli.errors import GebmError
 from gebm_cli.experiment.durations import seconds_of
-from gebm_cli.experiment.files import LOADER, read_yaml
+from gebm_cli.experiment.files import SAFE_LOADER, read_yaml
 from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.newest_rows import newest_rows
 from gebm_cli.experiment.run import Run, run_folders
-from gebm_cli.experiment.sample_sets import when
 from gebm_cli.experiment.schema import Experiment
 from gebm_cli.experiment.score_rows import ScoreRow, home_of, is_number, score_rows
 
@@ -120,7 +119,7 @@ def read_row(path: Path) -> RunRow:
     name, curve, metrics = _metrics(path / "metrics.jsonl", session.get("stage"), experiment)
     figures = session.get("figures")
     metrics |= {k: float(v) for k, v in (figures if isinstance(figures, dict) else {}).items() if is_number(v)}
-    scores = _scores(path, record)
+    scores = _scores(Run(path, experiment), record)
     made = (str(record.get("created", "")), str(record.get("run", "")))
     return RunRow(path, experiment, stages, scores, session, *made, name, curve, metrics)
 
@@ -133,7 +132,7 @@ def _experiment(path: Path) -> Experiment:
     try:
         text = path.read_text(encoding="utf-8")
         if len(text) < 1_000_000 and not any(letter in text for letter in "&*!"):
-            return Experiment.model_validate(_as_text(yaml.compose(text, Loader=LOADER)))
+            return Experiment.model_validate(_as_text(yaml.compose(text, Loader=SAFE_LOADER)))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         pass
     return load_experiment(path)
@@ -153,19 +152,14 @@ def _as_text(node: yaml.Node | None) -> Any:
     return node.value
 
 
-def _scores(path: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+def _scores(run: Run, record: dict[str, Any]) -> list[dict[str, Any]]:
     """All scores, oldest first: from the record where it has them all, else from their files."""
-    files = [(entry.stat(), entry) for entry in (path / "evaluation").glob("[!.]*.yaml")]
-    files = [(stat, entry) for stat, entry in files if stat.st_size]
+    files = [stat for entry in (run.path / "evaluation").glob("[!.]*.yaml") if (stat := entry.stat()).st_size]
     known = record.get("scores")
-    written = (path / "record.yaml").stat().st_mtime_ns
-    if isinstance(known, list) and len(known) == len(files) and all(s.st_mtime_ns <= written for s, _ in files):
-        scores = known
-    else:
-        read = [(read_yaml(file), file) for _, file in files]
-        dated = [(when(file, score), file.name, score) for score, file in read if isinstance(score, dict)]
-        scores = [score for *_, score in sorted(dated, key=lambda d: d[:2])]
-    return [score for score in scores if isinstance(score, dict)]
+    written = (run.path / "record.yaml").stat().st_mtime_ns
+    if isinstance(known, list) and len(known) == len(files) and all(stat.st_mtime_ns <= written for stat in files):
+        return [score for score in known if isinstance(score, dict)]
+    return run.scores()
 
 
 def _metrics(path: Path, stage: Any, experiment: Experiment) -> tuple[str | None, list[float], dict[str, float]]:

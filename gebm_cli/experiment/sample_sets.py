@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from gebm_cli.errors import GebmError, UsageError
-from gebm_cli.experiment.files import read_yaml
+from gebm_cli.experiment.files import read_yaml, when
 from gebm_cli.experiment.run import Run
 
 
@@ -59,14 +58,6 @@ def sample_sets(run_path: Path, tell: Callable[[str], None] | None = None) -> li
             continue
         found.append((when(file, described), SampleSet(file.parent, described, kind_of(described))))
     return [one for _, one in sorted(found, key=lambda f: (f[0], f[1].name))]
-
-
-def when(file: Path, described: dict[str, Any]) -> float:
-    """When a record was written, in seconds: by its own word, else by the file's time, which copying changes."""
-    try:
-        return datetime.fromisoformat(str(described["written"])).timestamp()
-    except (KeyError, ValueError):
-        return file.stat().st_mtime
 
 
 def newest_sample_set(run: Run, base: bool | None = None) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gebm_cli.core.data.dataset import Dataset, is_images, to_float, to_uint8
@@ -16,6 +15,7 @@ from gebm_cli.core.sampling.potential import LatentPotential
 from gebm_cli.experiment.build import Gebm
 from gebm_cli.experiment.curves import LATENT_NORM, save_traces
 from gebm_cli.experiment.pictures import GRID, save_chain, save_chain_grid, save_extremes, save_nearest
+from gebm_cli.experiment.tiles import as_picture
 from gebm_cli.experiment.watching import recorded_steps, traces
 
 N_POINTS = 2000
@@ -67,8 +67,7 @@ class Writer:
         images = self.folder / "images"
         images.mkdir(exist_ok=True)
         for pixels in torch.cat(self.pending).permute(0, 2, 3, 1).numpy():
-            picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-            picture.save(images / f"{self.written:06d}.png")
+            as_picture(pixels).save(images / f"{self.written:06d}.png")
             self.written += 1
         self.pending = []
 

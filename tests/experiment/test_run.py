@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,11 @@ def test_a_score_is_kept_while_another_process_trains_and_listed_when_it_ends(ru
         assert score["argv"][0] == "gebm" and score["written"].startswith("20")
     run.add_score({"metric": "fid", "value": 2.0}, "fid")
     assert [s["metric"] for s in run.record()["scores"]] == ["kid", "fid"]
+
+
+def test_scores_are_in_the_order_they_were_taken_and_not_in_that_of_their_files_times(run):
+    """Copying a folder without its times, as git and archives do, changes no order."""
+    paths = [run.add_score({"metric": name}, name) for name in ("kid", "fid", "is")]
+    for age, path in enumerate(paths):
+        os.utime(path, (1000 - age, 1000 - age))
+    assert [score["metric"] for score in run.scores()] == ["kid", "fid", "is"]

@@ -12,9 +12,9 @@ from PIL import Image
 from gebm_cli.errors import GebmError
 from gebm_cli.experiment.report.blocks import Picture
 from gebm_cli.experiment.report.figures import point_frames
+from gebm_cli.experiment.tiles import as_picture, tiled
 
 COLUMNS = 6
-N_FRAMES = 25
 LOSSLESS_PIXELS = 60_000  # of a frame; larger ones are compressed with a loss that is not seen
 QUALITY = 88
 WIDEST = 1400  # pixels of a picture in a page
@@ -51,9 +51,8 @@ def read_shown(folder: Path) -> Shown | None:
             energies = {k: arrays[k] for k in ("train", "held_out", "base", "samples") if k in arrays}
             data = arrays.get("data")
             shown = Shown([int(step) for step in arrays["steps"]], arrays["frames"], energies, data)
-    except (
-        Exception
-    ) as error:  # a damaged archive raises what its damage happens to meet: zlib, zip, key and value errors
+    except Exception as error:
+        # A damaged archive raises what its damage happens to meet: zlib, zip, key and value errors.
         raise GebmError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
     if len(shown.steps) != len(shown.frames) or shown.frames.ndim not in (3, 5):
         raise GebmError(f"{path}: holds {len(shown.steps)} steps and frames of shape {shown.frames.shape}")
@@ -66,18 +65,7 @@ def frames_of(shown: Shown) -> list[tuple[str, bytes]]:
     if not shown.is_images:
         behind = None if shown.data is None else shown.data[:, :2]
         return list(zip(labels, point_frames(shown.frames[:, :, :2], behind), strict=True))
-    return list(zip(labels, [_webp(tiled(images)) for images in shown.frames], strict=True))
-
-
-def tiled(images: np.ndarray, columns: int = COLUMNS) -> Image.Image:
-    """Images (n, h, w, c) as tiles in rows, a line of grey between them."""
-    n, h, w, c = images.shape
-    columns = min(n, columns)
-    canvas = np.full((-(-n // columns) * (h + 1) - 1, columns * (w + 1) - 1, c), 128, np.uint8)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (h + 1), (i % columns) * (w + 1)
-        canvas[top : top + h, left : left + w] = image
-    return Image.fromarray(canvas[:, :, 0] if c == 1 else canvas)
+    return list(zip(labels, [_webp(as_picture(tiled(images, COLUMNS))) for images in shown.frames], strict=True))
 
 
 def _webp(picture: Image.Image) -> bytes:

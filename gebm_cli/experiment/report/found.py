@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gebm_cli.errors import GebmError
-from gebm_cli.experiment.files import read_yaml
+from gebm_cli.experiment.files import read_yaml, when
 from gebm_cli.experiment.report.film import Shown, read_shown
 from gebm_cli.experiment.report.series import Metrics, read_metrics
 from gebm_cli.experiment.run import Run, open_run
-from gebm_cli.experiment.sample_sets import SampleSet, sample_sets, when
+from gebm_cli.experiment.sample_sets import SampleSet, sample_sets
 from gebm_cli.experiment.showing import Resolved, resolve
 
 STAGES = ("train-base", "train-energy")

@@ -68,7 +68,7 @@ def _told(found: Found, step: str) -> tuple[str, list[str]]:
 def _going_on(found: Found, session: dict[str, Any]) -> list[Block]:
     """Why the last stage ended early, and how to go on."""
     stage = str(session.get("stage"))
-    blocks: list[Block] = [Text(_why(found, session), "bad")]
+    blocks: list[Block] = [Text(how_it_ended(found, session), "bad")]
     if session["status"] == "diverged" and found.run is not None and stage in STAGES:
         told = "Going on would diverge again. Start anew with a smaller learning rate, for instance:"
         return [*blocks, Text(told), Code([_gentler(found.run, stage, session)])]
@@ -76,7 +76,8 @@ def _going_on(found: Found, session: dict[str, Any]) -> list[Block]:
     return [*blocks, Text(f"{told}:"), Code([command(found, stage)])]
 
 
-def _why(found: Found, session: dict[str, Any]) -> str:
+def how_it_ended(found: Found, session: dict[str, Any]) -> str:
+    """A sentence on a stage that ended early."""
     stage, status, failure = session.get("stage"), session["status"], session.get("failure")
     if failure:
         return str(failure).removeprefix(f"{found.name}: ")  # it names stage and step itself

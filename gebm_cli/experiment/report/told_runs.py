@@ -9,7 +9,7 @@ from gebm_cli.experiment.durations import clock, seconds_of
 from gebm_cli.experiment.report.blocks import Block, Cell, Code, Missing, Row, Section, Table, Text
 from gebm_cli.experiment.report.found import STAGES, Found, typed
 from gebm_cli.experiment.report.learning import learning_curves
-from gebm_cli.experiment.report.next_steps import absent
+from gebm_cli.experiment.report.next_steps import ENDED_EARLY, absent, how_it_ended
 from gebm_cli.experiment.report.words import label_of
 from gebm_cli.experiment.showing import Value
 from gebm_cli.experiment.writing import written
@@ -21,13 +21,12 @@ GOOD_SIGNS = {
     "train-energy": "KALE rises while the energy learns. Where training data rise and held-out data fall, it learns by heart, and "
     "fewer steps are better.",
 }
-SAID = {"failed": "failed", "diverged": "diverged", "interrupted": "was interrupted", "crashed": "crashed"}
 
 
 def what_was_run(found: Found) -> Section:
     """The sessions in order, with machine, time and how they ended; what failed says so first."""
     blocks: list[Block] = [Text(problem, "bad") for problem in found.problems]
-    blocks += [_ended(session) for session in found.sessions if session.get("status") in SAID]
+    blocks += [Text(how_it_ended(found, s), "bad") for s in found.sessions if s.get("status") in ENDED_EARLY]
     if found.sessions:
         blocks.append(Table(SESSION_COLUMNS, [_session(s) for s in found.sessions], "Stages, in the order they ran"))
     else:
@@ -63,15 +62,6 @@ def _session(session: dict[str, Any]) -> list[Cell]:
         commit(session),
         versions.get("torch"),
     ]
-
-
-def _ended(session: dict[str, Any]) -> Text:
-    stage, step = session.get("stage"), session.get("step")
-    told = f"{stage} {SAID[session['status']]}" + (f"; the last checkpoint is that of step {step}" if step else "")
-    if session["status"] == "crashed":
-        told += "; its process ended without a word (killed, out of memory, or the machine stopped)"
-    failure = session.get("failure")
-    return Text(f"{told}: {failure}" if failure else told, "bad")
 
 
 def commit(session: dict[str, Any]) -> str | None:

@@ -7,12 +7,12 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from gebm_cli.experiment.files import when
 from gebm_cli.experiment.report.blocks import Block, Cell, Missing, Row, Section, Table, Text
 from gebm_cli.experiment.report.figures import null_histogram
 from gebm_cli.experiment.report.film import picture_of
 from gebm_cli.experiment.report.found import Found, Score, typed
 from gebm_cli.experiment.report.next_steps import ENDED_EARLY, absent
-from gebm_cli.experiment.sample_sets import when
 from gebm_cli.experiment.score_rows import SIGNIFICANT, ScoreRow, home_of, score_rows
 
 COLUMNS = ["score", "samples", "reference", "value", "standard error", "p", "n", "n reference", "features"]

@@ -10,7 +10,8 @@ from PIL import Image
 from report_runs import add_chains, new_run
 
 from gebm_cli.errors import GebmError
-from gebm_cli.experiment.report.film import frames_of, picture_of, read_shown, tiled
+from gebm_cli.experiment.report.film import frames_of, picture_of, read_shown
+from gebm_cli.experiment.tiles import tiled
 
 
 def test_frames_of_images_are_their_tiles_without_loss(tmp_path):
@@ -31,7 +32,7 @@ def test_frames_of_points_are_drawn_on_common_axes(tmp_path):
 
 
 def test_tiles_of_few_images_have_no_empty_columns():
-    assert tiled(np.zeros((2, 4, 4, 3), np.uint8)).size == (9, 4)
+    assert tiled(np.zeros((2, 4, 4, 3), np.uint8), 6).shape == (4, 9, 3)
 
 
 def test_a_damaged_archive_is_named(tmp_path):
