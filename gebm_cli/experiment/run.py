@@ -84,7 +84,7 @@ class Run:
         The record lists the scores too; while it is locked, the process that holds it adds them at its end.
         """
         path = make_numbered(self.path / "evaluation", stem, ".yaml")
-        write_yaml(path, score | {"argv": command_line(), "written": _now("milliseconds")})
+        write_yaml(path, score | {"argv": command_line(), "written": _now("microseconds")})
         with suppress(UsageError), self.lock():
             self._write_record(self.record())
         return path
