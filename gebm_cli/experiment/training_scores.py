@@ -20,6 +20,7 @@ from gebm_cli.core.models.networks import Energy
 from gebm_cli.core.objectives.kale import LogMeanExp, log_mean_exp
 from gebm_cli.core.training.loop import Training, Watch
 from gebm_cli.core.training.lr_rule import RateRule
+from gebm_cli.experiment.doubts import SHARE
 from gebm_cli.experiment.features import build_features
 from gebm_cli.experiment.schema import Experiment, TrainBase, TrainEnergy
 
@@ -77,7 +78,7 @@ def _kid_score(
 ) -> Callable[[Training], Estimate]:
     device = training.generator.device
     features = build_features(experiment.evaluate.features, dataset, None, device)
-    reference = features(_some(validation_of(dataset), KID_SAMPLES, seed))
+    reference = features(some(validation_of(dataset), KID_SAMPLES, seed))
 
     def score(training: Training) -> Estimate:
         generator = make_seed(seed, training)
@@ -98,7 +99,7 @@ def build_rule(experiment: Experiment, training: Training, dataset: Dataset, see
     features = build_features(experiment.evaluate.features, dataset, None, device)
     return RateRule(
         lambda x: features(to_uint8(x) if dataset.is_images else x),
-        features(_some(dataset.train, keys.n, seed)),
+        features(some(dataset.train, keys.n, seed)),
         make_generator(seed, "lr-rule", device=device),
         keys.every,
         max(1, keys.compare_steps // keys.every),
@@ -110,7 +111,7 @@ def build_rule(experiment: Experiment, training: Training, dataset: Dataset, see
     )
 
 
-def _some(data: Points, n: int, seed: int) -> Tensor:
+def some(data: Points, n: int, seed: int) -> Tensor:
     """At most n points, chosen by the seed."""
     order = torch.randperm(len(data), generator=make_generator(seed, "reference"))[:n].sort().values
     return data[order]
@@ -194,7 +195,7 @@ class Monitor:
     def __init__(self, training: Training, dataset: Dataset, seed: int) -> None:
         self.training, self.seed = training, seed
         self.splits = {
-            f"kale_{name}": _some(points, MONITORED, seed)
+            f"kale_{name}": some(points, MONITORED, seed)
             for name, points in (("train", dataset.train), ("held_out", dataset.held_out))
             if len(points) > 1
         }
@@ -219,8 +220,9 @@ def closing_figures(training: Training, dataset: Dataset, n: int, seed: int) -> 
     """Figures of the networks that a stage ended with.
 
     Of an energy: the log-partition by log-mean-exp over n base samples, the effective sample size of the weights exp(-E) among
-    them, and KALE on training, validation and held-out data in its Donsker-Varadhan form, -mean E - log Z, a lower bound on
-    KL(data || base) whose standard error joins those of the mean energy and of log Z. Of bases with a density: the NLL in nats.
+    them, the share of the heaviest in the sum of their squares (`doubts` judges by it), and KALE on training, validation and
+    held-out data in its Donsker-Varadhan form, -mean E - log Z, a lower bound on KL(data || base) as far as log Z is right; its
+    standard error joins those of the mean energy and of log Z. Of bases with a density: the NLL in nats.
     """
     base = training.result_base().eval()
     device = training.generator.device
@@ -235,6 +237,7 @@ def closing_figures(training: Training, dataset: Dataset, n: int, seed: int) -> 
             "log_partition_estimate": log_z.value,
             "log_partition_standard_error": log_z.standard_error,
             "ess": log_z.effective_sample_size,
+            SHARE: log_z.heaviest,
             "n_log_partition": n,
         }
     for split, data in splits.items():

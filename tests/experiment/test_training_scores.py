@@ -132,6 +132,8 @@ def test_closing_figures_tell_kale_and_nll_of_every_split(stage, dataset):
     assert figures["log_partition_estimate"] == pytest.approx(log_z, abs=1e-5)
     assert figures["log_partition_standard_error"] == pytest.approx(error, rel=0.01)
     assert figures["ess"] == pytest.approx((weights.sum() ** 2 / weights.square().sum()).item(), rel=1e-4)
+    heaviest = (weights.max() ** 2 / weights.square().sum()).item()
+    assert figures["log_partition_heaviest"] == pytest.approx(heaviest, rel=1e-4)
     assert figures["log_partition_learned"] == energy.log_partition.item() != 0 and figures["n_log_partition"] == n
     for split, x in (("train", dataset.train), ("validation", dataset.validation), ("held_out", dataset.held_out)):
         e = energies(energy, x, CPU)

@@ -53,12 +53,18 @@ class Kale(Objective):
 
 @dataclass(frozen=True)
 class LogMeanExp:
-    """log mean exp(v) of n values, with its standard error and the effective sample size (sum w)^2 / sum w^2, w = exp(v)."""
+    """log mean exp(v) of n values, with its standard error and, w = exp(v), the effective sample size (sum w)^2 / sum w^2.
+
+    `heaviest` = max w^2 / sum w^2, between 1 / ESS and 1, tends to 0 exactly where means of w are normal in the limit (O'Brien
+    1980; Gine, Gotze and Mason 1997). Beyond a few per cent the value is probably too small, by more than its error says: what
+    would make it larger has not been drawn.
+    """
 
     value: float
     standard_error: float
     n: int
     effective_sample_size: float
+    heaviest: float
 
 
 def log_mean_exp(batches: Iterable[Tensor]) -> LogMeanExp:
@@ -68,11 +74,14 @@ def log_mean_exp(batches: Iterable[Tensor]) -> LogMeanExp:
     Deviation: the released code seeds the sum with exp(0); a constant energy of 20 then gives -9.5 instead of -20.
     """
     first = torch.tensor(-math.inf, dtype=torch.float64)
-    second, n = first.clone(), 0
+    second, largest, n = first.clone(), first.clone(), 0
     for values in batches:
         v = values.double()
         first = torch.logaddexp(first, torch.logsumexp(v, 0).cpu())
         second = torch.logaddexp(second, torch.logsumexp(2 * v, 0).cpu())
+        largest = torch.maximum(largest, v.max().cpu())
         n += len(v)
     effective = math.exp(min(2 * first.item() - second.item(), math.log(n)))
-    return LogMeanExp(first.item() - math.log(n), math.sqrt(max(n / effective - 1, 0.0) / n), n, effective)
+    heaviest = math.exp(min(2 * largest.item() - second.item(), 0.0))
+    error = math.sqrt(max(n / effective - 1, 0.0) / n)
+    return LogMeanExp(first.item() - math.log(n), error, n, effective, heaviest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from gebm_cli.experiment.doubts import doubts
 from gebm_cli.experiment.durations import clock, seconds_of
 from gebm_cli.experiment.report.blocks import Block, Cell, Code, Missing, Row, Section, Table, Text
 from gebm_cli.experiment.report.found import STAGES, Found, typed
@@ -131,12 +132,13 @@ def _curves(found: Found, stage: str) -> Section:
         blocks.append(Missing(f"Curves of {stage}", why))
     if found.metrics.n_bad:
         blocks.append(Text(f"{found.metrics.n_bad} lines of metrics.jsonl cannot be read and are left out.", "bad"))
-    blocks += _closing(last or {})
+    exact_nll = found.run is not None and found.run.experiment.energy.kind == "flow"
+    blocks += _closing(last or {}, exact_nll)
     return Section(f"curves-{stage}", f"Learning curves: {stage}", blocks, GOOD_SIGNS.get(stage, "") if series else "")
 
 
-def _closing(session: dict[str, Any]) -> list[Block]:
-    """The figures a stage ended with, each with its standard error."""
+def _closing(session: dict[str, Any], exact_nll: bool) -> list[Block]:
+    """The figures a stage ended with, each with its standard error, and before them why they may be too good."""
     figures = session.get("figures")
     if not isinstance(figures, dict):
         return []
@@ -145,7 +147,8 @@ def _closing(session: dict[str, Any]) -> list[Block]:
         if not (name.endswith(ERROR) and name.removesuffix(ERROR) in figures):
             rows.append([label_of(name), name, value, figures.get(name + ERROR)])
     caption = "Figures at the end of the stage, over all data"
-    return [Table(["figure", "key", "value", "standard error"], rows, caption, folded=True)]
+    told: list[Block] = [Text(f"{doubt}.", "bad") for doubt in doubts(figures, exact_nll)]
+    return [*told, Table(["figure", "key", "value", "standard error"], rows, caption, folded=True)]
 
 
 def _trains(found: Found, stage: str) -> bool:

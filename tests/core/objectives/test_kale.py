@@ -241,6 +241,7 @@ def test_log_mean_exp_streams(sizes):
     assert result.effective_sample_size == pytest.approx(ess, rel=1e-12)
     assert result.standard_error == pytest.approx(math.sqrt((1000 / ess - 1) / 1000), rel=1e-10)
     assert result.n == 1000
+    assert result.heaviest == pytest.approx((w**2).max() / (w**2).sum(), rel=1e-12) and result.heaviest > 1 / ess
 
 
 @pytest.mark.parametrize("offset", [1e5, -1e5])
@@ -250,6 +251,7 @@ def test_log_mean_exp_of_huge_values(offset):
     plain, far = log_mean_exp(v.split(50)), log_mean_exp((v + offset).split(50))
     assert far.value == pytest.approx(plain.value + offset, abs=1e-9)
     assert far.effective_sample_size == pytest.approx(plain.effective_sample_size, rel=1e-6)
+    assert far.heaviest == pytest.approx(plain.heaviest, rel=1e-6)
 
 
 def test_log_mean_exp_of_float32_accumulates_in_float64():
@@ -265,6 +267,7 @@ def test_effective_sample_size_of_one_dominant_value():
     result = log_mean_exp([v])
     assert result.effective_sample_size == pytest.approx(1, abs=1e-10)
     assert result.standard_error == pytest.approx(math.sqrt(0.99), abs=1e-10)
+    assert result.heaviest == pytest.approx(1, abs=1e-10)
 
 
 def test_log_mean_exp_error_is_the_spread():

@@ -154,6 +154,17 @@ def test_the_closing_figures_of_a_stage_stand_with_their_errors(run):
     assert tables[0].rows[0][1:] == ["nll_held_out", 12.5, 0.25]
 
 
+def test_a_log_z_of_few_samples_is_doubted_above_the_closing_figures(run):
+    figures = {"ess": 5.0, "n_log_partition": 50000.0, "log_partition_heaviest": 0.5, "kale_held_out": 20.5}
+    for ess, heaviest, kale in ((5.0, 0.5, 20.5), (9000.0, 0.01, 1.0)):
+        told = figures | {"ess": ess, "log_partition_heaviest": heaviest, "kale_held_out": kale}
+        add_session(run, "train-energy", figures=told)
+        blocks = section(page(run), "Learning curves: train-energy").blocks
+        said = [b.text for b in blocks if isinstance(b, Text) and b.tone == "bad" and "log Z" in b.text]
+        assert len(said) == (kale > 2)
+        assert not said or ("50 % of the sum of squared weights (ESS 5)" in said[0] and "KALE 20.5 is above" in said[0])
+
+
 def test_points_have_no_neighbours_among_images(tmp_path):
     run = new_run(tmp_path, "ring")
     record = run.record() | {"data_shape": [2]}
