@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
 from typing import Annotated
 
@@ -35,8 +36,10 @@ from gebm_cli.cli import (
 )
 from gebm_cli.cli.completion import no_space_after_open_words
 from gebm_cli.cli.progress import Quiet
-from gebm_cli.errors import GebmError
+from gebm_cli.errors import GebmError, InterruptedRun
 from gebm_cli.experiment.writing import visible
+
+PATIENCE_S = 15.0  # of a failed process with the first one: as long as that may take to come as far
 
 app = typer.Typer(
     name="gebm",
@@ -93,7 +96,15 @@ def _options(
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command; every error ends in one sentence on stderr and the exit code of its kind."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    try:
+        code = run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:  # a second signal, while the first one's error was told
+        code = InterruptedRun.exit_code
+    if code and _several() and "torch.distributed" in sys.modules:
+        # The group's threads are still at work, and the destructors of a normal exit would abort the process.
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:
@@ -106,21 +117,47 @@ def run(argv: list[str]) -> int:
     try:
         app(argv, prog_name="gebm", standalone_mode=True)
     except SystemExit as stop:
-        if stop.code == 130:
+        if stop.code == 130 and _first():
             print("gebm: interrupted; nothing half-made is left", file=sys.stderr)
         if not stop.code:
             _leave_world()
+        elif stop.code != 130:
+            _let_the_first_speak()
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except Exception as error:
         if os.environ.get("GEBM_DEBUG"):
             traceback.print_exc()
         message, code = _explain(error)
-        if os.environ.get("RANK", "0") == "0" or not isinstance(
-            error, GebmError
-        ):  # of all processes of torchrun one speaks
-            print(f"gebm: {message}", file=sys.stderr)
+        if isinstance(error, InterruptedRun) and not _first():
+            return code
+        if isinstance(error, GebmError) and _let_the_first_speak():  # of all processes of torchrun one speaks
+            return code
+        print(f"gebm: {message}", file=sys.stderr)
         return code
     return 0
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _let_the_first_speak() -> bool:
+    """Under torchrun: True where the first process failed as well, so that its word is enough.
+
+    torchrun ends all processes when one fails, so a process that fails sooner than the first would take its word away. It waits
+    to be ended with the others; where that does not come, it failed alone, and speaks for itself.
+    """
+    if _first():
+        return False
+    try:
+        time.sleep(PATIENCE_S)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _leave_world() -> None:

@@ -14,8 +14,9 @@ import typer
 from gebm_cli.core.sampling.catalogue import CATALOGUE
 from gebm_cli.errors import GebmError
 from gebm_cli.experiment.key_reference import kind_of
-from gebm_cli.experiment.load import fields_at, load_experiment, models_in
+from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.run import run_folders, runs_root
+from gebm_cli.experiment.sentences import fields_at, models_in
 
 Offers = list[tuple[str, str]]
 Completer = Callable[[typer.Context, str], Offers]

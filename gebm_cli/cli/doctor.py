@@ -77,9 +77,7 @@ def _choose(name: str | None, run: str | None, runs_dir: str | None) -> Run:
         raise UsageError(f"--run {run}: the run is named already, {name}; give one of them")
     chosen = open_named_run(run if name is None else name, runs_dir) or newest_run(runs_root(runs_dir), "train-energy")
     if not chosen.has("train-energy"):
-        raise UsageError(
-            f"{chosen.path}: has not finished train-energy; run `gebm train-energy --run {chosen.name}` first"
-        )
+        raise UsageError(f"{chosen.path}: has not finished train-energy; run `gebm train-energy {chosen.option}` first")
     return chosen
 
 

@@ -25,7 +25,7 @@ from gebm_cli.cli.options import (
 )
 from gebm_cli.cli.progress import Quiet, progress, say
 from gebm_cli.errors import UsageError
-from gebm_cli.experiment.load import load_experiment
+from gebm_cli.experiment.load import load_with_origins, placed
 from gebm_cli.experiment.run import runs_root
 
 
@@ -75,7 +75,7 @@ def flow(
         )
     flags = {} if seed is None else {"seed": ("--seed", seed)}
     file = experiment if experiment is not None else chosen.path / "experiment.yaml" if chosen else None
-    loaded = None if file is None else load_experiment(file, keys, flags)
+    loaded, origins = (None, {}) if file is None else load_with_origins(file, keys, flags)
     if chosen is not None or resume is not None:
         _refuse_other_keys(keys)
     if loaded is not None and "flow" not in loaded.model_fields_set:
@@ -86,7 +86,8 @@ def flow(
         assert resume is not None
         job = read_flow(resume, {key.partition("=")[0].removeprefix("flow."): key.partition("=")[2] for key in keys})
     else:
-        job = begin_flow(loaded, chosen, runs_root(runs_dir), allow_plugins)
+        with placed(origins, loaded):
+            job = begin_flow(loaded, chosen, runs_root(runs_dir), allow_plugins)
     say(f"flow: run {job.run.path}, seed {job.seed}")
     with progress(f"flow {job.out.name}", panel=True) as report, closing_with(job.run):
         result = go_on(job, resolve(device), report, allow_plugins)

@@ -193,7 +193,7 @@ def _choose(
         refuse_unused(settings.sample.sampler, one, comparing)
         stage = "train-base" if settings.sample.sampler == "none" else "train-energy"
         if not chosen.has(stage):
-            raise UsageError(f"{chosen.path}: has not finished {stage}; run `gebm {stage} --run {chosen.name}` first")
+            raise UsageError(f"{chosen.path}: has not finished {stage}; run `gebm {stage} {chosen.option}` first")
     return [(one, s, _seed(one)) for one, s in zip(sets, loaded, strict=True)], chosen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from json import dumps
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from gebm_cli.cli.completion import complete_sources
 from gebm_cli.cli.options import Json, Overrides, RunsDir, print_result, refuse_overrides
 from gebm_cli.errors import UsageError
+from gebm_cli.experiment.editor_schema import editor_schema
 from gebm_cli.experiment.run import Run, runs_root
 from gebm_cli.experiment.showing import Resolved, Value, find_source, resolve
 from gebm_cli.experiment.writing import printable, written
@@ -24,7 +26,8 @@ def register(app: typer.Typer) -> None:
     gebm show digits\n
     gebm show cifar10 train_base.lr=2e-4 --changed         (only what differs from the defaults)\n
     gebm show digits-001                                   (a run: what was trained, and what was typed)\n
-    gebm show digits --json""",
+    gebm show digits --json\n
+    gebm show --schema > experiments/schema.json           (for editors: completion and checks while one types)""",
     )(show)
 
 
@@ -39,6 +42,9 @@ def show(
     ] = None,
     overrides: Overrides = None,
     changed: Annotated[bool, typer.Option("--changed", help="Only keys that differ from their defaults.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="The JSON schema of all experiment files, for editors, and nothing else.")
+    ] = False,
     json: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -46,6 +52,11 @@ def show(
 
     What is printed is an experiment file itself, with the origins as comments.
     """
+    if schema:
+        if experiment is not None or changed:
+            raise UsageError("--schema: is that of all experiment files; give it alone")
+        print_result(editor_schema(), json, dumps(editor_schema(), indent=1))
+        return
     if experiment is None:
         raise UsageError("give an experiment file or a run to show, for instance `gebm show digits`")
     source = find_source(experiment, runs_root(runs_dir))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -29,9 +30,11 @@ from gebm_cli.cli.options import (
 )
 from gebm_cli.cli.progress import Quiet, Report, progress, say
 from gebm_cli.errors import GebmError, UsageError
-from gebm_cli.experiment.load import load_experiment
-from gebm_cli.experiment.run import Run, newest_run, open_run, runs_root
+from gebm_cli.experiment.doubts import doubts, told_log_partition
+from gebm_cli.experiment.load import load_with_origins, placed
+from gebm_cli.experiment.run import Run, newest_run, open_run, runs_dir_option, runs_root
 from gebm_cli.experiment.schema import Experiment
+from gebm_cli.experiment.sentences import Origins
 
 if TYPE_CHECKING:
     from gebm_cli.core.data.dataset import Dataset
@@ -82,8 +85,8 @@ def train_base(
             raise UsageError("give either an experiment file (a new run) or --run RUN (continue that one), not both")
         _refuse_seed(seed)
         refuse_overrides(keys)
-    loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
-    _refuse_fixed("train-base", experiment, loaded, chosen)
+    loaded, origins = _load(experiment, keys, seed)
+    _refuse_fixed("train-base", experiment, loaded, chosen, runs_root(runs_dir))
     from gebm_cli.core.parallel import Share
     from gebm_cli.experiment.distributed import join_world
     from gebm_cli.experiment.stages import start_run, train
@@ -93,7 +96,8 @@ def train_base(
     world = join_world()
     if loaded is not None:
         share = Share(world.rank, world.size)
-        chosen, dataset = _of_first(world, lambda: start_run(loaded, runs_root(runs_dir), allow_plugins, share))
+        with placed(origins, loaded):
+            chosen, dataset = _of_first(world, lambda: start_run(loaded, runs_root(runs_dir), allow_plugins, share))
     if chosen is None:
         raise UsageError("give an experiment file (a new run) or --run RUN (continue that one)")
     work = partial(train, stage="train-base", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
@@ -122,28 +126,30 @@ def train_energy(
     for key in keys:
         if key.startswith("train_base."):
             raise UsageError(f"override '{key}': the base is trained already; give it to `gebm train-base`")
-    loaded = None if experiment is None else load_experiment(experiment, keys, _seed_flag(seed))
-    _refuse_fixed("train-energy", experiment, loaded, chosen)
-    from gebm_cli.experiment.continuing import energy_run
+    loaded, origins = _load(experiment, keys, seed)
+    _refuse_fixed("train-energy", experiment, loaded, chosen, root)
+    from gebm_cli.core.parallel import Share
     from gebm_cli.experiment.distributed import join_world
     from gebm_cli.experiment.plugins import require_allowed
-    from gebm_cli.experiment.stages import fixed_base_run, train
+    from gebm_cli.experiment.stages import fixed_base_run, start_energy, train
 
     _require_event_files(tensorboard)
     where, dataset = resolve(device, exact=False), None
     world = join_world()
     if chosen is None and loaded is not None and not loaded.trains_base:
-        chosen, dataset = _of_first(world, lambda: fixed_base_run(loaded, root, allow_plugins))
+        with placed(origins, loaded):
+            chosen, dataset = _of_first(world, lambda: fixed_base_run(loaded, root, allow_plugins))
     if chosen is None:
         chosen = newest_run(root, "train-base", loaded.name if loaded else None)
     if not chosen.has("train-base"):
         raise UsageError(
-            f"{chosen.path}: its base is not trained to the end; `gebm train-base --run {chosen.name}` does that"
+            f"{chosen.path}: its base is not trained to the end; `gebm train-base {chosen.option}` does that"
         )
     require_allowed(chosen.experiment, allow_plugins, f"{chosen.path / 'experiment.yaml'}: ")
     if loaded is not None:
-        of_base = chosen
-        chosen, _ = _of_first(world, lambda: (energy_run(of_base, loaded, root), None))
+        of_base, share = chosen, Share(world.rank, world.size)
+        with placed(origins, loaded):
+            chosen, dataset = _of_first(world, lambda: start_energy(of_base, loaded, root, share))
         if world.first and chosen.name != of_base.name:
             say(f"train-energy: another energy, so a new run with the base of {of_base.name}")
     work = partial(train, stage="train-energy", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)
@@ -190,21 +196,16 @@ def _finish(
     result = {"run": run.name, "stage": stage, "step": result.pop("step"), "status": "completed", **result}
     figures = [f"{name} {result[name]:.4g}" for name in FIGURES if name in result]
     if "log_partition_estimate" in result:
-        error = result["log_partition_standard_error"]
-        figures.append(f"log-partition {result['log_partition_estimate']:.4g} +- {error:.2g}")
-    learned, error = result.get("log_partition_learned"), result.get("log_partition_standard_error", 0.0)
-    if learned and abs(learned - result["log_partition_estimate"]) > max(1.0, 5 * error):
-        print(
-            f"gebm: warning: the learned c, {learned:.3g}, is far from its estimate: data and base hardly overlap for this "
-            "energy. A larger penalty_weight, a base trained for longer, or log_partition: batch usually helps",
-            file=sys.stderr,
-        )
-    following = "train-energy --run" if stage == "train-base" else "sample --run"
+        figures.append(told_log_partition(result))
+        result["warnings"] = doubts(result, exact_nll=run.experiment.energy.kind == "flow")
+        for warning in result["warnings"]:
+            print(f"gebm: warning: {warning}", file=sys.stderr)
+    following = "train-energy" if stage == "train-base" else "sample"
     print_result(
         result,
         as_json,
         f"{run.name}: {stage} completed after {result['step']} steps{': ' if figures else ''}{', '.join(figures)}\n"
-        f"next: gebm {following} {run.name}{' --allow-plugins' if run.experiment.base.kind == 'external' else ''}",
+        f"next: gebm {following} {run.option}{' --allow-plugins' if run.experiment.base.kind == 'external' else ''}",
     )
 
 
@@ -215,26 +216,28 @@ def _require_event_files(wanted: bool) -> None:
         require_tensorboard()
 
 
-def _refuse_fixed(stage: str, file: str | None, loaded: Experiment | None, run: Run | None) -> None:
+def _refuse_fixed(stage: str, file: str | None, loaded: Experiment | None, run: Run | None, root: Path) -> None:
     """A base or an energy that is given and not learned has nothing to train; say what comes instead."""
     experiment = loaded or (run.experiment if run else None)
     if experiment is None:
         return
     named = file if file is not None else f"--run {run.name}" if run else ""
+    command = run.option if run else f"{shlex.quote(named)}{runs_dir_option(root)}"
     if not experiment.is_gebm:
-        raise UsageError(f"{named}: has no networks to train, only particles; run `gebm flow {named}`")
+        raise UsageError(f"{named}: has no networks to train, only particles; run `gebm flow {command}`")
     following = "train-energy" if experiment.trains_energy else "sample"
     plugins = " --allow-plugins" if "external" in (experiment.base.kind, experiment.energy.kind) else ""
     section = experiment.base if stage == "train-base" else experiment.energy
     if not (experiment.trains_base if stage == "train-base" else experiment.trains_energy):
         key = stage.removeprefix("train-")
         raise UsageError(
-            f"{named}: {key}.kind {section.kind} has nothing to train; run `gebm {following} {named}{plugins}`"
+            f"{named}: {key}.kind {section.kind} has nothing to train; run `gebm {following} {command}{plugins}`"
         )
 
 
-def _seed_flag(seed: int | None) -> dict[str, tuple[str, str]]:
-    return {} if seed is None else {"seed": ("--seed", str(seed))}
+def _load(file: str | None, keys: list[str], seed: int | None) -> tuple[Experiment | None, Origins]:
+    flags = {} if seed is None else {"seed": ("--seed", str(seed))}
+    return (None, {}) if file is None else load_with_origins(file, keys, flags)
 
 
 def _refuse_seed(seed: int | None) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from gebm_cli.cli.options import AllowPlugins, ExperimentArgument, Json, Overrides, print_result, split_arguments
 from gebm_cli.errors import UsageError
-from gebm_cli.experiment.load import load_experiment
+from gebm_cli.experiment.load import load_with_origins, placed
 
 
 def register(app: typer.Typer) -> None:
@@ -31,10 +31,11 @@ def validate(
     experiment, keys = split_arguments(experiment, overrides)
     if experiment is None:
         raise UsageError("give the experiment file to validate")
-    loaded = load_experiment(experiment, keys)
+    loaded, origins = load_with_origins(experiment, keys)
     from gebm_cli.experiment.stages import describe
 
-    result = {"experiment": loaded.name, "valid": True, **describe(loaded, allow_plugins)}
+    with placed(origins, loaded):
+        result = {"experiment": loaded.name, "valid": True, **describe(loaded, allow_plugins)}
     validation = f", {result['n_validation']} validation" if "n_validation" in result else ""
     memory = "".join(f"; {stage} takes about {mb:.0f} MB beside torch" for stage, mb in result["memory_mb"].items())
     networks = f"base {result['base_parameters']} and energy {result['energy_parameters']} parameters{memory}"

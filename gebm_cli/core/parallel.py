@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,14 @@ class Share:
         parts[self.rank] = own
         return torch.stack(parts, 1).flatten(0, 1)
 
+    def gathered(self, own: Tensor) -> Tensor:
+        """What all processes have, (...) -> (size, ...); gradients flow from the losses of all into the own one. For what every
+        output depends on, such as moments of the batch; all processes must call it, and its backward pass, in the same order."""
+        if self.size == 1:
+            return own.unsqueeze(0)
+        empty = torch.zeros_like(own)
+        return _Sum.apply(torch.stack([own if rank == self.rank else empty for rank in range(self.size)]))
+
     @torch.no_grad()
     def sum_of_own(self, gradient: Tensor) -> Tensor:
         """The own rows of a gradient in the outputs of all, (n size, ...) -> (n, ...), summed over the processes."""
@@ -52,3 +61,17 @@ class Share:
         dist.all_reduce(flat)
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, which is its own transpose, so that derivatives of every order are such sums."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return _Sum.apply(g)

@@ -140,7 +140,7 @@ def read_state(run: Run, stage: str) -> dict[str, Any]:
     """The newest checkpoint of a stage."""
     path = latest_checkpoint(run.checkpoints(stage))
     if path is None:
-        raise GebmError(f"{run.checkpoints(stage)}: holds no checkpoint; run `gebm {stage} --run {run.name}`")
+        raise GebmError(f"{run.checkpoints(stage)}: holds no checkpoint; run `gebm {stage} {run.option}`")
     return load_checkpoint(path, stage)
 
 

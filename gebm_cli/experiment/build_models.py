@@ -138,7 +138,7 @@ def _energy_network(
             raise UsageError(f"energy.kind: flow is one number for each point, not {n_out}; use mlp")
         own = _flow(energy.architecture, prod(shape), energy.n_blocks, energy.width)
         return flows.DensityRatio(own, base)
-    return networks.mlp(shape[0], n_out, energy.width, energy.depth)
+    return networks.mlp(shape[0], n_out, energy.width, energy.depth, energy.spectral)
 
 
 def build_networks(

@@ -11,6 +11,8 @@ from gebm_cli.core import kernels
 from gebm_cli.core.data.dataset import Dataset, Minibatches, to_float
 from gebm_cli.core.device import make_generator
 from gebm_cli.core.kernels import Kernel, median_bandwidth
+from gebm_cli.core.models.batch_norm import cannot_be_shared, share_batch_norm
+from gebm_cli.core.models.networks import Energy
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.objectives.f_divergences import FDivergence
 from gebm_cli.core.objectives.kale import Kale
@@ -50,9 +52,13 @@ def build_training(
     base, prior, energy = build_networks(
         experiment, dataset.shape, seed, stage, device, allow_plugins, place, n_out=outputs
     )
-    refuse_batch_norm([base, energy] if of_base else [energy], share)
-    _adapt(base, energy, keys)
+    trained: list[nn.Module] = [base, energy] if of_base else []  # an energy on a frozen base holds its statistics
+    refuse_batch_norm(trained, share)
+    for network in trained:
+        share_batch_norm(network, share)
     direct = build_direct(keys, of_base, dataset)
+    objective = build_objective(keys) if direct is None else Kale()
+    _adapt(base, energy, keys, differentiated=direct is None and bool(keys.penalty_weight or objective.scaled))
     order = (share.rank, share.size)
     return Training(
         base=base,
@@ -62,9 +68,9 @@ def build_training(
         schedule=build_schedule(keys),
         generator=make_generator(seed, stage, device=device),
         train_base=of_base,
-        rates=Rates(keys.lr, keys.betas, keys.lr_log_partition, build_rates(keys)),
+        rates=Rates(keys.lr, keys.betas, getattr(keys, "lr_critic", None), keys.lr_log_partition, build_rates(keys)),
         method=Method(
-            objective=build_objective(keys) if direct is None else Kale(),
+            objective=objective,
             penalty=Penalty(
                 keys.penalty, keys.penalty_weight, keys.penalty_every, keys.penalty_outputs, keys.penalty_weights
             ),
@@ -114,10 +120,13 @@ def build_rates(keys: Optimiser) -> RateSchedule:
     return RateSchedule(keys.lr_schedule, keys.steps, keys.lr_step_every or 1, keys.lr_step_factor)  # type: ignore[attr-defined]
 
 
-def build_kernel(name: str, linear: float = 0.0) -> Kernel:
-    if name == "distance":
+def build_kernel(keys: objectives.Mmd | objectives.Gmmn, linear: float = 0.0) -> Kernel:
+    """A kernel by its name, with the exponents or bandwidths of its class where none are given."""
+    if keys.kernel == "distance":
         return kernels.EnergyDistance()
-    return kernels.RationalQuadratic(linear=linear) if name == "rq" else kernels.GaussianMixture(linear=linear)
+    if keys.kernel == "rbf":
+        return kernels.GaussianMixture(keys.bandwidths or kernels.GaussianMixture.bandwidths, linear)
+    return kernels.RationalQuadratic(keys.alphas or kernels.RationalQuadratic.alphas, linear)
 
 
 def build_objective(keys: Optimiser) -> Objective:
@@ -134,7 +143,7 @@ def build_objective(keys: Optimiser) -> Objective:
     if isinstance(chosen, objectives.Wasserstein):
         return Wasserstein(chosen.clip)
     if isinstance(chosen, objectives.Mmd):
-        return Mmd(build_kernel(chosen.kernel, chosen.linear))
+        return Mmd(build_kernel(chosen, chosen.linear))
     if isinstance(chosen, objectives.Smmd):
         return ScaledMmd(kernels.Gaussian(chosen.bandwidth), chosen.lam, chosen.grad_coeff)
     return ScaledWasserstein(chosen.grad_coeff)
@@ -148,33 +157,37 @@ def build_direct(keys: Optimiser, of_base: bool, dataset: Dataset) -> Direct | N
     if isinstance(chosen, objectives.ContrastiveDivergence | objectives.PersistentContrastiveDivergence):
         return ContrastiveDivergence(of_base, chosen.kind == "pcd", chosen.n_steps, chosen.step_size)
     if isinstance(chosen, objectives.Gmmn):
-        return FixedKernelMmd(_fixed_kernel(chosen.kernel, dataset))
+        return FixedKernelMmd(_fixed_kernel(chosen, dataset))
     return None
 
 
-def _fixed_kernel(name: str, dataset: Dataset) -> Kernel:
-    if name != "median":
-        return build_kernel(name)
+def _fixed_kernel(keys: objectives.Gmmn, dataset: Dataset) -> Kernel:
+    if keys.kernel != "median":
+        return build_kernel(keys)
     median = median_bandwidth(to_float(dataset.train[:2000]).flatten(1))
     return kernels.GaussianMixture(tuple(median * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)))
 
 
 def refuse_batch_norm(trained: list[nn.Module], share: Share) -> None:
-    """Its statistics would be those of a part of the batch, and the loss another than one process's."""
-    norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for network in trained for m in network.modules())
-    if norms and share.size > 1:
+    """Refuse the kinds that `share_batch_norm` leaves alone: each process would normalise its rows by themselves."""
+    kinds = sorted({kind for network in trained for kind in cannot_be_shared(network)})
+    if kinds and share.size > 1:
         raise UsageError(
-            "base and energy: batch norm cannot be trained by several processes; use networks without it (base.batch_norm: "
-            "false, energy.spectral: norm), or one process"
+            f"base and energy: {', '.join(kinds)} cannot be trained by several processes, whose rows it would normalise each by "
+            "themselves; use torch.nn.BatchNorm1d, 2d or 3d with running statistics inside the network, or one process"
         )
 
 
-def _adapt(base: nn.Module, energy: nn.Module, keys: Optimiser) -> None:
-    """Memory layout and compilation: what changes how the networks run, and not what they compute."""
+def _adapt(base: nn.Module, energy: Energy, keys: Optimiser, differentiated: bool) -> None:
+    """Memory layout and compilation: what changes how the networks run, and not what they compute.
+
+    Args:
+        differentiated: the gradient of the energy is differentiated in its turn, which torch.compile cannot do.
+    """
     if keys.channels_last:
         base.to(memory_format=torch.channels_last)
         energy.to(memory_format=torch.channels_last)
     if keys.compile:
         base.compile()
-        if not keys.penalty_weight:  # torch.compile has no double backward
-            energy.compile()
+        if not differentiated:
+            energy.network.compile()  # within, so that features for a kernel are compiled as well as energies

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import yaml
+from pydantic import ValidationError
 
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.files import write_atomically, write_yaml
@@ -13,7 +17,7 @@ from gebm_cli.experiment.run import Run, create_run
 from gebm_cli.experiment.schema import Experiment
 
 OF_THE_BASE = ("name", "data", "latent_dim", "prior", "base", "energy")
-# Between two checkpoints of a stage: where its data lie, its length, its logs, and how fast it runs.
+# Between two checkpoints of a stage: where its data lie, its length (but see below), its logs, and how fast it runs.
 MAY_CHANGE = {f"data.{key}" for key in ("path", "root", "download", "workers")} | {
     f"{section}.{key}"
     for section in ("train_base", "train_energy")
@@ -21,11 +25,12 @@ MAY_CHANGE = {f"data.{key}" for key in ("path", "root", "download", "workers")} 
 }
 
 
-def energy_run(base_run: Run, wanted: Experiment, root: Path) -> Run:
+def energy_run(base_run: Run, wanted: Experiment, root: Path, check: Callable[[], object] = lambda: None) -> Run:
     """The run in which to train the energy that `wanted` describes on the base of `base_run`.
 
     It is `base_run` itself while no energy was begun there, or while the same one is unfinished; otherwise a new run
     that copies the base's checkpoints, so that several energies can be learned on one base and nothing is overwritten.
+    `check` may refuse it before anything is written.
 
     Raises:
         UsageError: `wanted` describes another base, energy or data than the run has; every differing key is listed.
@@ -37,6 +42,7 @@ def energy_run(base_run: Run, wanted: Experiment, root: Path) -> Run:
             f"{base_run.path}: was trained with other settings than the experiment now has; undo the change, or train a "
             "new base with `gebm train-base`:\n" + "\n".join(different)
         )
+    check()
     # The base is trained: how is the run's own affair, whatever the file says by now.
     seed = have.seed if wanted.seed is None else wanted.seed
     wanted = wanted.model_copy(update={"seed": seed, "train_base": have.train_base})
@@ -74,7 +80,7 @@ def differences(name: str, have: Any, wanted: Any) -> list[str]:
 
 def changed_since(run: Run, stage: str, written: dict[str, Any]) -> list[str]:
     """What differs between the experiment a checkpoint was written under and the run's now, but for what may."""
-    now = run.experiment.model_dump(mode="json")
+    written, now = _with_defaults(written), run.experiment.model_dump(mode="json")
     lines = []
     scored = (
         ("evaluate",)
@@ -85,11 +91,31 @@ def changed_since(run: Run, stage: str, written: dict[str, Any]) -> list[str]:
         have, wanted = _flat(written.get(part), part), _flat(now[part], part)
         keys = [k for k in have | wanted if part in written and k not in MAY_CHANGE]
         lines += [
-            f"{k}: the checkpoint has {have.get(k)}, now it is {wanted.get(k)}"
+            f"{k}: the checkpoint has {_short(have.get(k))}, now it is {_short(wanted.get(k))}"
             for k in keys
             if have.get(k) != wanted.get(k)
         ]
+        lines += _rate_that_would_jump(part, have, wanted)
     return lines
+
+
+def _rate_that_would_jump(part: str, have: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Another number of steps, where the schedule of the learning rate is stretched over them."""
+    steps, kind = f"{part}.steps", wanted.get(f"{part}.lr_schedule")
+    if kind not in ("linear", "cosine") or have.get(steps, wanted[steps]) == wanted[steps]:
+        return []
+    return [
+        f"{steps}: the checkpoint has {have[steps]}, now it is {wanted[steps]}; lr_schedule: {kind} is stretched over all steps, "
+        "so the learning rate would jump (with constant and step it would not)"
+    ]
+
+
+def _with_defaults(written: dict[str, Any]) -> dict[str, Any]:
+    """What was written with the keys that have come since, which then had the effect of their defaults."""
+    try:
+        return Experiment.model_validate(written).model_dump(mode="json")
+    except ValidationError:
+        return written
 
 
 def _flat(value: Any, key: str) -> dict[str, Any]:
@@ -100,4 +126,10 @@ def _flat(value: Any, key: str) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    return f"kind {value.kind}" if hasattr(value, "kind") else str(value)
+    """A value as it is written in the file: null, quotes where they are needed."""
+    if hasattr(value, "kind"):
+        return f"kind {value.kind}"
+    value = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+    plain = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True)
+    return text.removesuffix("...\n").strip()

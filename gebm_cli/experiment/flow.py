@@ -80,7 +80,7 @@ def begin_flow(experiment: Experiment, chosen: Run | None, root: Path, allow_plu
         require_allowed(chosen.experiment, allow_plugins, f"{chosen.path / 'experiment.yaml'}: ")
         if not chosen.has("train-base"):
             raise UsageError(
-                f"flow.space: latent: {chosen.path} has no trained base; run `gebm train-base --run {chosen.name}`, or use a run "
+                f"flow.space: latent: {chosen.path} has no trained base; run `gebm train-base {chosen.option}`, or use a run "
                 "that has one"
             )
     if chosen is None:
@@ -100,7 +100,7 @@ def _require_same(run: Run, experiment: Experiment) -> None:
     found = [line for p in parts for line in differences(p, getattr(run.experiment, p), getattr(experiment, p))]
     if found:
         raise UsageError(
-            f"{run.path}: has other settings than the experiment; give `--run {run.name}` without a file, or keys of `flow.` "
+            f"{run.path}: has other settings than the experiment; give `{run.option}` without a file, or keys of `flow.` "
             "only:\n" + "\n".join(found)
         )
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gebm_cli.experiment.load import models_in
 from gebm_cli.experiment.schema import Experiment, TrainBase
+from gebm_cli.experiment.sentences import models_in
 
 INTRODUCTION = """\
 # Experiment files
@@ -66,6 +66,10 @@ it. Sections are merged key by key; a section of another `kind` takes the whole 
 `name` of its own.
 
 **Empty sections.** `sample:` with nothing below it means its defaults. Unquoted `null`, `~` or nothing is null.
+
+**In an editor.** `gebm show --schema > experiments/schema.json` writes a JSON schema of what may be written. With
+`# yaml-language-server: $schema=schema.json` as a line of the file, an editor with the YAML language server completes keys,
+shows their meaning and marks mistakes while you type. What hangs on several keys, `gebm validate` alone can say.
 
 ## What is refused
 

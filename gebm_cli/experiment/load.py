@@ -7,23 +7,22 @@ and 8). Beside the values runs a table of origins (file:line, an override, a fla
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from gebm_cli.errors import UsageError
 from gebm_cli.experiment.schema import Experiment
+from gebm_cli.experiment.sentences import Key, Origins, dotted, merged, nearest_name, place_of, sentence
 
-Key = tuple[str | int, ...]
-Origins = dict[Key, str]
-
+LARGEST = 1_000_000  # bytes of an experiment file
 _PLAIN_TAGS = {
     f"tag:yaml.org,2002:{t}"
     for t in ["null", "bool", "int", "float", "timestamp", "str", "map", "seq", "value", "merge"]
@@ -36,6 +35,29 @@ class ConfigError(UsageError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
+
+
+@contextmanager
+def placed(origins: Origins, experiment: Experiment | None) -> Iterator[None]:
+    """A UsageError within that begins with a key of the experiment, as one found when the data are read, gets the key's place."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except UsageError as error:
+        key = _key_blamed(str(error), experiment)
+        where = place_of(key, origins, "") if key else ""
+        raise (UsageError(f"{where}: {error}") if where else error) from None
+
+
+def _key_blamed(message: str, experiment: Experiment | None) -> Key:
+    """The key at the beginning of a message; where networks do not fit the data, the kind of network, not the data."""
+    networks = re.match(r"data: (?:the |base\.kind )?([a-z-]+) (?:networks|needs)", message)
+    for section in ("base", "energy") if networks and experiment else ():
+        if networks and getattr(experiment, section).kind == networks[1]:
+            return (section, "kind")
+    key = re.match(r"([a-z_]+(?:\.[a-z_0-9]+)*): ", message)
+    return tuple(key[1].split(".")) if key and key[1].split(".")[0] in Experiment.model_fields else ()
 
 
 # ------------------------------------------------------------------------------------------- YAML with places, as text
@@ -79,6 +101,13 @@ def _plain(node: yaml.Node, key: Key, place: str, by_line: bool, origins: Origin
         for key_node, value_node in node.value:
             name = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
             line = f"{place}:{key_node.start_mark.line + 1}" if by_line else place
+            if node.flow_style and ":" in name and value_node.value == "":  # {kind:conv}: one long key without value
+                short, _, value = name.partition(":")
+                problems.append(
+                    f"{line}: {dotted(key)}: got '{{{name}}}', expected a space after the colon: '{{{short}: {value}}}'"
+                )
+                result[short], origins[(*key, short)] = value, line
+                continue
             if name in result:
                 problems.append(f"{line}: {dotted((*key, name))}: this key is given twice; keep one of them")
             origins[(*key, name)] = line
@@ -88,11 +117,6 @@ def _plain(node: yaml.Node, key: Key, place: str, by_line: bool, origins: Origin
         return [_plain(n, (*key, i), place, by_line, origins, problems) for i, n in enumerate(node.value)]
     style = node.style if isinstance(node, yaml.ScalarNode) else None
     return None if style is None and node.value in ("", "~", "null", "Null", "NULL") else node.value
-
-
-def dotted(key: Iterable[str | int]) -> str:
-    """The key as a user writes it: `train_base.lr`."""
-    return ".".join(str(part) for part in key)
 
 
 # --------------------------------------------------------------------------------------------------------- the loading
@@ -135,16 +159,31 @@ def _read_tree(file: Path, origins: Origins, problems: list[str], children: tupl
     _spell_out(tree)
     parent = tree.pop("extends", None)
     if parent is not None:
-        where, above = own[("extends",)], file.parent / str(parent)
+        where, above = own[("extends",)], _extended(file, str(parent))
         if above.resolve() in (file.resolve(), *(c.resolve() for c in children)):
             raise ConfigError([f"{where}: extends: {parent} extends this file in turn; remove one of the two"])
         if not above.is_file():
-            raise ConfigError([f"{where}: extends: got '{parent}', expected an experiment file beside this one"])
+            hint = _beside(file, str(parent))
+            raise ConfigError([f"{where}: extends: got '{parent}', expected an experiment file beside this one{hint}"])
         if "name" not in tree:
             problems.append(f"{where}: name: a file that extends another needs a name of its own; add `name:`")
         tree = _laid_over(tree, _read_tree(above, origins, problems, (*children, file)), (), origins)
     origins.update(own)
     return tree
+
+
+def _extended(file: Path, parent: str) -> Path:
+    """The file that is meant: beside the one that extends it, `.yaml` understood."""
+    above = file.parent / parent
+    return file.parent / f"{parent}.yaml" if parent and not above.is_file() else above
+
+
+def _beside(file: Path, parent: str) -> str:
+    """What may have been meant: one of experiments/ as seen from the file, else the nearest name beside it."""
+    shipped = Path("experiments") / f"{Path(parent).stem}.yaml"
+    names = [path.name for path in file.parent.glob("*.yaml") if path.name != file.name]
+    near = [os.path.relpath(shipped, file.parent)] if shipped.is_file() else nearest_name(parent, names)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _laid_over(tree: Any, below: Any, key: Key, origins: Origins) -> Any:
@@ -167,7 +206,7 @@ def validate_tree(
     place: str,
 ) -> Experiment:
     """Apply overrides and flags to a tree of text, then validate it; raise every problem at once."""
-    for item in overrides:
+    for item in _whole(overrides, problems):
         name, equals, value = item.partition("=")
         if not equals or not name.strip():
             problems.append(f"override '{item}': an override is written key=value, for instance train_energy.lr=1e-4")
@@ -179,11 +218,36 @@ def validate_tree(
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as error:
-        found = [_sentence(e, tree, origins, place) for e in error.errors(include_url=False)]
-        raise ConfigError(problems + _merged(found)) from None
+        found = [sentence(e, tree, origins, place) for e in error.errors(include_url=False)]
+        raise ConfigError(problems + merged(found)) from None
     if problems:
         raise ConfigError(problems)
     return experiment
+
+
+def _whole(overrides: Iterable[str], problems: list[str]) -> list[str]:
+    """The overrides, less those that a shell took apart at the spaces within braces or brackets."""
+    whole, rest = [], list(overrides)
+    while rest:
+        n = next((k for k in range(1, len(rest) + 1) if _open_brackets(" ".join(rest[:k])) <= 0), 1)
+        words, rest = rest[:n], rest[n:]
+        if n == 1:
+            whole.append(words[0])
+        else:
+            problems.append(
+                f"override '{words[0]}': a shell divides words at spaces; put quotes round it: {shlex.quote(' '.join(words))}"
+            )
+    return whole
+
+
+def _open_brackets(text: str) -> int:
+    """How many more braces and brackets are opened than closed; 0 where YAML can read the value."""
+    value = text.partition("=")[2]
+    try:
+        yaml.compose(value, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError):
+        return sum(value.count(c) for c in "{[") - sum(value.count(c) for c in "]}")
+    return 0
 
 
 def _spell_out(tree: dict[str, Any]) -> None:
@@ -199,6 +263,9 @@ def _assign(tree: dict[str, Any], name: str, text: str, where: str, origins: Ori
     except ConfigError as error:
         problems.extend(error.problems)
         return
+    block = isinstance(node, yaml.ScalarNode) and node.style in ("|", ">")
+    if block or (node is None and text.strip()):  # `|` and `#` begin a block and a comment: nothing would be left
+        node = yaml.ScalarNode("tag:yaml.org,2002:str", text, style="'")
     key = tuple(name.split("."))
     at = tree
     for part in key[:-1]:
@@ -218,9 +285,13 @@ def _assign(tree: dict[str, Any], name: str, text: str, where: str, origins: Ori
 
 def _read(file: Path) -> str:
     try:
-        if file.stat().st_size > 1_000_000:
+        if file.exists() and not (file.is_file() or file.is_fifo()):
+            raise UsageError(f"{file}: is a device or a socket, not a file; an experiment file is a page of YAML")
+        with open(file, "rb") as opened:
+            content = opened.read(LARGEST + 1)
+        if len(content) > LARGEST:
             raise UsageError(f"{file}: larger than 1 MB; an experiment file is a page of YAML")
-        return file.read_text(encoding="utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{file}: not a text file in UTF-8, so not an experiment file") from None
     except OSError as error:
@@ -233,12 +304,14 @@ def find_experiment(path: str | os.PathLike[str]) -> Path:
     Raises:
         UsageError: there is neither; the message names the nearest one there is.
     """
+    if not str(path).strip():
+        raise UsageError("got an empty argument where an experiment file is expected; give its path or its name")
     file = Path(path)
     named = Path("experiments") / f"{path}.yaml"
     if file.is_file() or not named.is_file():
         if not file.exists():
             known = sorted(str(p) for p in Path("experiments").glob("*.yaml"))
-            near = difflib.get_close_matches(str(path), known + [Path(k).stem for k in known], 1, 0.5)
+            near = nearest_name(str(path), [*known, *(Path(k).stem for k in known)])
             if str(path).split(".")[0] in Experiment.model_fields:
                 raise UsageError(f"{path}: an override is written key=value, for instance {path}=1")
             hint = f"did you mean {near[0]}?" if near else "give the path of an experiment file" + _listed(known)
@@ -251,181 +324,6 @@ def find_experiment(path: str | os.PathLike[str]) -> Path:
 
 def _listed(known: list[str]) -> str:
     return f", for instance {', '.join(known)}" if known else ""
-
-
-# ----------------------------------------------------------------------------------------------- errors, in sentences
-
-
-def _sentence(error: Any, tree: Any, origins: Origins, place: str) -> str:
-    """One pydantic error as `where: key: got, expected, what to do`."""
-    key = _written_key(error["loc"], tree)
-    name, kind, context = dotted(key), error["type"], error.get("ctx", {})
-    if kind == "value_error":  # our own validators begin with the key
-        key = tuple(error["msg"].removeprefix("Value error, ").split(":")[0].split("."))
-    if kind == "union_tag_invalid":
-        key = (*key, "kind")
-    where = _place_of(key, origins, place)
-    if kind == "extra_forbidden":
-        return f"{where}: {name}: unknown key; {suggest(key, tree)}"
-    if kind == "missing" and isinstance(key[-1], str):
-        return f"{where}: {name}: this key is required and missing"
-    if kind == "union_tag_not_found":
-        return f"{where}: {name}.kind: this key is required; expected {_tags(key)}"
-    if kind == "union_tag_invalid":
-        return (
-            f"{where}: {name}.kind: got '{context['tag']}', expected {context['expected_tags'].replace(', ', ' or ')}"
-            + _near(str(context["tag"]), re.findall(r"'([^']+)'", context["expected_tags"]))
-        )
-    if kind == "value_error":
-        return f"{where}: {error['msg'].removeprefix('Value error, ')}"
-    got = "nothing" if error["input"] is None else f"'{error['input']}'"
-    if isinstance(error["input"], dict | list):
-        got = "a section" if isinstance(error["input"], dict) else f"a list of {len(error['input'])}"
-    return f"{where}: {name}: got {got}, expected {_expected(kind, context, key)}{_meant(error)}"
-
-
-def _meant(error: Any) -> str:
-    """The nearest of the words a key accepts, where one is near."""
-    words = re.findall(r"'([^']+)'", error.get("ctx", {}).get("expected", ""))
-    return _near(str(error["input"]), words) if error["type"] == "literal_error" else ""
-
-
-def _near(got: str, words: list[str]) -> str:
-    near = difflib.get_close_matches(got.lower(), words, 1, 0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def _place_of(key: Key, origins: Origins, place: str) -> str:
-    """Where a key was written: itself, else something below it (an override of a section that is not there), else above."""
-    above = [origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins]
-    below = [origins[k] for k in origins if k[: len(key)] == key]
-    return ([origins[key]] if key in origins else below or above or [place])[0]
-
-
-def _merged(found: list[str]) -> list[str]:
-    """One sentence a value: the members of a plain union (a word or a number) each complain on their own."""
-    expected: dict[str, list[str]] = {}
-    for sentence in found:
-        head, comma, tail = sentence.partition(", expected ")
-        expected.setdefault(head + comma, []).append(tail)
-    split = {head: [tail.partition("; did you mean")[::2] for tail in tails] for head, tails in expected.items()}
-    return [
-        head + " or ".join(dict.fromkeys(t for t, _ in tails)) + "".join(f"; did you mean{h}" for _, h in tails if h)
-        for head, tails in split.items()
-    ]
-
-
-def _written_key(loc: tuple[str | int, ...], tree: Any) -> Key:
-    """The location without the names pydantic adds for the members of a union."""
-    key: list[str | int] = []
-    at = tree
-    for i, part in enumerate(loc):
-        if isinstance(at, dict) and part not in at:
-            last = i == len(loc) - 1
-            if not last or at.get("kind") == part:
-                continue
-        elif isinstance(at, str) or at is None:
-            continue
-        key.append(part)
-        at = _child(at, part)
-    return tuple(key)
-
-
-def _child(at: Any, part: str | int) -> Any:
-    if isinstance(at, dict):
-        return at.get(part)
-    return at[part] if isinstance(at, list) and isinstance(part, int) and part < len(at) else None
-
-
-_EXPECTED = {
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "int_parsing": "a whole number, written in digits",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "a number of at least {ge}",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "a number of at most {le}",
-    "literal_error": "{expected}",
-    "missing": "one more value",
-    "string_too_long": "at most {max_length} characters",
-    "too_short": "a list of {min_length} values",
-    "too_long": "a list of {max_length} values",
-}
-
-
-def _expected(kind: str, context: dict[str, Any], key: Key) -> str:
-    if kind == "string_pattern_mismatch":
-        return "letters, digits, '-', '_' and '.', beginning with a letter or digit"
-    if kind in ("tuple_type", "list_type"):
-        return "a list, such as [0.5, 0.999]"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"a section: keys below `{key[-1] if key else 'name'}:`"
-    limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
-    return _EXPECTED.get(kind, kind.replace("_", " ")).format(**limits)
-
-
-def fields_at(key: Key, tree: Any = None) -> dict[str, Any]:
-    """The fields a user may write at this place of the schema: of a union, those of the kind the tree names, or all."""
-    models: list[type[BaseModel]] = [Experiment]
-    for part in key:
-        fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
-        tree = _child(tree, part)
-        kind = _child(tree, "kind")
-        models = [m for f in fields for m in models_in(f.annotation)]
-        models = [m for m in models if kind and _kind(m) == kind] or models
-    return {name: field for m in models for name, field in m.model_fields.items()}
-
-
-def _kind(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("kind")
-    return None if field is None else field.annotation.__args__[0]  # type: ignore[union-attr]
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The section models within a field's type: itself, or the members of a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for part in getattr(annotation, "__args__", ()) for m in models_in(part)]
-
-
-def _tags(key: Key) -> str:
-    field = fields_at(key[:-1])[str(key[-1])]
-    return " or ".join(repr(_kind(m)) for m in models_in(field.annotation))
-
-
-def suggest(key: Key, tree: Any = None) -> str:
-    """What the user may have meant by an unknown key, judged by the names and the descriptions of those that exist."""
-    wanted = str(key[-1])
-    here = fields_at(key[:-1], tree)
-    if wanted in fields_at(key[:-1]):
-        return f"it is a key of another kind; to change the kind, give the section anew: '{dotted(key[:-1])}={{kind: ...}}'"
-    near = _nearest(wanted, here)
-    if near:
-        return f"did you mean '{near}'?"
-    for section in Experiment.model_fields:
-        near = _nearest(wanted, fields_at((section,)), exact=True)
-        if near:
-            return f"did you mean '{section}.{near}'?"
-    return f"expected one of {', '.join(here)}"
-
-
-def _nearest(wanted: str, fields: Mapping[str, Any], exact: bool = False) -> str | None:
-    """The field whose name is nearest, else the one whose description has two words in a row that are."""
-    near = difflib.get_close_matches(wanted.lower(), fields, 1, 1.0 if exact else 0.6)
-    if near or exact:
-        return near[0] if near else None
-    phrases: dict[str, str] = {}
-    for name, field in fields.items():
-        for pair in pairwise(re.findall(r"[a-z]+", (field.description or "").lower())):
-            phrases.setdefault("_".join(pair), name)
-    near = difflib.get_close_matches(wanted.lower(), phrases, 1, 0.65)
-    return phrases[near[0]] if near else None
 
 
 def _kind_of(node: yaml.Node | None) -> str:

@@ -138,7 +138,7 @@ def _kind(value: Any) -> str:
 
 
 def fill_weights(network: nn.Module, path: str, factory: str, where: str) -> None:
-    """Load a state dict, read as data only, every name and shape of it.
+    """Load a state dict, read as data only, every name and shape of it; also the one within a checkpoint or of DataParallel.
 
     Raises:
         UsageError: the file is absent, damaged, not a state dict, or another network's.
@@ -147,6 +147,7 @@ def fill_weights(network: nn.Module, path: str, factory: str, where: str) -> Non
     state = _read_weights(path, where, remedy)
     if not isinstance(state, dict):
         raise UsageError(f"{where}: {path} holds {_kind(state)}, expected a state dict; {remedy}")
+    state = _unwrapped(state, set(network.state_dict()))
     nested = [str(key) for key, value in state.items() if isinstance(value, dict)]
     if nested and not set(state) & set(network.state_dict()):
         raise UsageError(
@@ -160,6 +161,14 @@ def fill_weights(network: nn.Module, path: str, factory: str, where: str) -> Non
         detail = " ".join(lines[1:] or lines)
         detail = detail if len(detail) <= 300 else detail[:300] + "..."
         raise UsageError(f"{where}: {path} does not fit the module that {factory} returned: {detail}") from None
+
+
+def _unwrapped(state: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """The state dict of these names in what was saved: the one entry of a checkpoint, or less the `module.` of DataParallel."""
+    dicts = [state, *(value for value in state.values() if isinstance(value, dict))]
+    plain = [one if set(one) == names else {str(k).removeprefix("module."): v for k, v in one.items()} for one in dicts]
+    fitting = [one for one in plain if set(one) == names]
+    return fitting[0] if len(fitting) == 1 else state
 
 
 def _read_weights(path: str, where: str, remedy: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -46,6 +47,11 @@ class Run:
         if self.experiment.seed is None:
             raise GebmError(f"{self.path / 'experiment.yaml'}: has no seed; it was changed by hand")
         return self.experiment.seed
+
+    @property
+    def option(self) -> str:
+        """What finds the run on a command line: `--run NAME`, with `--runs-dir` where it lies elsewhere than runs usually do."""
+        return f"--run {shlex.quote(self.name)}{runs_dir_option(self.path.parent)}"
 
     def checkpoints(self, stage: str) -> Path:
         return self.path / "checkpoints" / stage
@@ -134,12 +140,15 @@ class Run:
                 **provenance("start"),
             }
             record = self.record()
+            begun = any(s.get("stage") == stage for s in record["stages"])
             record["stages"].append(entry)
 
             def close(status: str, code: int, failure: str | None = None) -> None:
                 entry.update({"status": status, "end": _now(), "exit_code": code})
                 if failure:
                     entry["failure"] = failure
+                if begun and code == UsageError.exit_code and "step" not in entry:
+                    record["stages"].remove(entry)  # refused before it began: the session before it still stands
                 self._write_record(record)
 
             self._write_record(record)
@@ -217,8 +226,11 @@ def open_run(path: Path) -> Run:
     Raises:
         UsageError: it is not a run folder.
     """
-    if not (path / "experiment.yaml").is_file() or not (path / "record.yaml").is_file():
-        raise UsageError(f"{path}: is not a run folder (no experiment.yaml and record.yaml in it)")
+    missing = [name for name in ("experiment.yaml", "record.yaml") if not (path / name).is_file()]
+    if len(missing) == 1 and (path / "checkpoints").is_dir():
+        raise UsageError(f"{path}: is a damaged run: its {missing[0]} is gone; put it back, or train in a new run")
+    if missing:
+        raise UsageError(f"{path}: is not a run folder (no {' and '.join(missing)} in it)")
     return Run(path, load_experiment(path / "experiment.yaml"))
 
 
@@ -263,6 +275,10 @@ def find_run_folder(root: Path, name: str, flag: str = "") -> Path:
     for path in (Path(name), root / name):
         if (path / "record.yaml").is_file():
             return path
+    damaged = next((p for p in (Path(name), root / name) if name and (p / "experiment.yaml").is_file()), None)
+    if damaged is not None:
+        gone = damaged / "record.yaml"
+        raise UsageError(f"{flag}{name}: is a damaged run: {gone} is gone; put it back, or train in a new run")
     known = [run.name for run in all_runs(root)][-5:]
     have = f"the newest here: {', '.join(known)}" if known else f"there are none in {root}"
     raise UsageError(f"{flag}{name}: no such run; {have}")
@@ -284,9 +300,11 @@ def newest_run(root: Path, stage: str, experiment: str | None = None) -> Run:
         status = (unfinished.last_session(stage) or {}).get("status")
         raise UsageError(
             f"no run{of} in {root} has finished {stage}; the newest, {unfinished.name}, is {status}: "
-            f"continue it with `gebm {stage} --run {unfinished.name}`"
+            f"continue it with `gebm {stage} {unfinished.option}`"
         )
-    command = f"gebm {stage} " + (f"experiments/{experiment}.yaml" if experiment else "EXPERIMENT")
+    command = (
+        f"gebm {stage} " + (f"experiments/{experiment}.yaml" if experiment else "EXPERIMENT") + runs_dir_option(root)
+    )
     raise UsageError(f"no run{of} in {root} has finished {stage}; run `{command}` first")
 
 
@@ -327,3 +345,8 @@ def _now(timespec: str = "seconds") -> str:
 def runs_root(option: str | None) -> Path:
     """Where runs live: the option, else the variable GEBM_RUNS_DIR, else ./runs."""
     return Path(option or os.environ.get("GEBM_RUNS_DIR") or "runs")
+
+
+def runs_dir_option(root: Path) -> str:
+    """` --runs-dir DIR`, quoted for a shell, of a folder that a command would not take by itself, else nothing."""
+    return "" if root.resolve() == runs_root(None).resolve() else f" --runs-dir {shlex.quote(str(root))}"

@@ -71,6 +71,6 @@ def newest_sample_set(run: Run, base: bool | None = None) -> Path:
     if not found:
         option = " --sampler none" if base else ""
         raise UsageError(
-            f"{run.path}: has no {'base ' if base else ''}samples yet; `gebm sample --run {run.name}{option}` draws some"
+            f"{run.path}: has no {'base ' if base else ''}samples yet; `gebm sample {run.option}{option}` draws some"
         )
     return found[-1]

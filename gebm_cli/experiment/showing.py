@@ -12,9 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 import gebm_cli
 from gebm_cli.errors import UsageError
-from gebm_cli.experiment.load import ConfigError, Origins, dotted, find_experiment, load_with_origins
+from gebm_cli.experiment.load import ConfigError, find_experiment, load_with_origins
 from gebm_cli.experiment.run import Run, all_runs, open_run
 from gebm_cli.experiment.schema import Experiment
+from gebm_cli.experiment.sentences import Origins, dotted
 
 Origin = Literal["default", "file", "extends", "run", "override", "flag"]
 

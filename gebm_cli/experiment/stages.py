@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gebm_cli.core.data.dataset import Dataset
+from gebm_cli.core.data.dataset import Dataset, to_float
 from gebm_cli.core.device import make_generator, peak_memory_mb
+from gebm_cli.core.models.batch_norm import measure_statistics, norms
 from gebm_cli.core.models.networks import Energy, count_parameters
 from gebm_cli.core.objectives.kale import Kale
 from gebm_cli.core.parallel import Share
@@ -37,17 +39,28 @@ from gebm_cli.experiment.checkpoint import (
     save_checkpoint,
     write_checkpoint,
 )
-from gebm_cli.experiment.continuing import OF_THE_BASE, changed_since
+from gebm_cli.experiment.continuing import OF_THE_BASE, changed_since, energy_run
 from gebm_cli.experiment.distributed import World
+from gebm_cli.experiment.doubts import doubts
 from gebm_cli.experiment.features import build_features
 from gebm_cli.experiment.flow_scene import require_scene
 from gebm_cli.experiment.plugins import require_allowed
-from gebm_cli.experiment.run import Run, all_runs, create_run
+from gebm_cli.experiment.run import Run, all_runs, create_run, runs_dir_option
 from gebm_cli.experiment.schema import Experiment
 from gebm_cli.experiment.stopping import stop_signals
-from gebm_cli.experiment.training_scores import Monitor, build_rule, build_watch, closing_figures, log_partition
+from gebm_cli.experiment.training_scores import (
+    Monitor,
+    affordable,
+    build_rule,
+    build_watch,
+    closing_figures,
+    log_partition,
+    some,
+)
 
 Report = Callable[[int, int, dict[str, float]], None]
+MEASURED = 1000  # data points whose moments batch norm of an energy keeps
+MOST_CALLS_BETWEEN = 10  # of two questions among processes whether to stop
 
 
 def start_run(
@@ -83,6 +96,17 @@ def check(experiment: Experiment, allow_plugins: bool = False, share: Share | No
     return dataset
 
 
+def start_energy(base_run: Run, experiment: Experiment, root: Path, share: Share) -> tuple[Run, Dataset]:
+    """The run of an energy on a base (`energy_run`), and its data; keys they cannot fill are refused before anything is written."""
+    read: list[Dataset] = []
+
+    def check() -> None:
+        read.append(build_dataset(experiment.data))
+        require_enough(experiment.train_energy, "train-energy", len(read[0].train), share)
+
+    return energy_run(base_run, experiment, root, check), read[0]
+
+
 def _checked(
     experiment: Experiment, allow_plugins: bool, share: Share | None = None
 ) -> tuple[Dataset, nn.Module, Energy]:
@@ -96,11 +120,21 @@ def _checked(
         require_enough(experiment.train_base, "train-base", len(dataset.train), share)
     if experiment.trains_energy:
         require_enough(experiment.train_energy, "train-energy", len(dataset.train), share)
-    base, prior, energy = build_networks(experiment, dataset.shape, 0, stage, torch.device("cpu"), allow_plugins)
-    refuse_batch_norm([base, energy] if experiment.trains_base else [energy], share)
+    with telling_what_was_left_out(dataset):
+        base, prior, energy = build_networks(experiment, dataset.shape, 0, stage, torch.device("cpu"), allow_plugins)
+    refuse_batch_norm([base, energy] if experiment.trains_base else [], share)
     with torch.no_grad():
         energy.eval()(base.eval()(prior.sample(1, make_generator(0, "check"))))
     return dataset, base, energy
+
+
+@contextmanager
+def telling_what_was_left_out(dataset: Dataset) -> Iterator[None]:
+    """Networks may not fit a table because columns of it were left out: say so."""
+    try:
+        yield
+    except UsageError as error:
+        raise (UsageError(f"{error}; {dataset.note}") if dataset.note else error) from None
 
 
 def train(
@@ -121,7 +155,8 @@ def train(
         `step` and the closing figures of the stage.
     """
     if run.has(stage):
-        raise UsageError(f"{run.path}: {stage} is complete here; `gebm {stage} EXPERIMENT` trains another in a new run")
+        command = f"gebm {stage} EXPERIMENT{runs_dir_option(run.path.parent)}"
+        raise UsageError(f"{run.path}: {stage} is complete here; `{command}` trains another in a new run")
     world = world or World()
     session: AbstractContextManager[dict[str, Any]] = (
         run.session(stage, str(device)) if world.first else nullcontext({})
@@ -146,6 +181,7 @@ def train(
             figures |= {name: training.watch.best, "best_step": training.watch.best_step}
         figures["peak_memory_mb"] = peak_memory_mb(device)
         entry["figures"] = {name: float(f"{value:.6g}") for name, value in figures.items()}
+        entry["warnings"] = doubts(figures, run.experiment.energy.kind == "flow")
         return {"step": training.step, **figures}
 
 
@@ -160,12 +196,7 @@ def _callbacks(
     monitor: Callable[[], dict[str, float]],
 ) -> Callbacks:
     """What the loop tells the outside: nothing is written but by the first process, and all stop together."""
-    share = training.method.share
-    flag = torch.zeros(1, device=training.generator.device)
-
-    def should_stop() -> bool:
-        return stopped() if world.size == 1 else bool(share.together(flag + float(stopped())).any())
-
+    should_stop = stopping_together(stopped, training.method.share, training.generator.device)
     if not world.first:
         return Callbacks(should_stop=should_stop)
     folder, total = run.checkpoints(stage), training.schedule.steps
@@ -186,6 +217,30 @@ def _callbacks(
         return lambda step, state: write_checkpoint(folder / name, stage, step, state | {"experiment": experiment})
 
     return Callbacks(log, monitor, save, keep(BEST), keep("diverged.pt"), should_stop)
+
+
+def stopping_together(stopped: Callable[[], bool], share: Share, device: torch.device) -> Callable[[], bool]:
+    """Whether any process was asked to stop; each answers the same at the same call.
+
+    To ask the others waits for the device, so several processes ask at every call only where a call takes a second, else at every
+    tenth at most: the next time is after as many calls as take a second by all clocks, on which they agree.
+    """
+    if share.size == 1:
+        return stopped
+    calls, last, every = 0, monotonic(), 1
+
+    def should_stop() -> bool:
+        nonlocal calls, last, every
+        calls += 1
+        if calls < every:
+            return False
+        now = monotonic()
+        own = torch.tensor([[float(stopped()), (now - last) / calls]], device=device)
+        any_stopped, seconds = share.together(own).amax(0).tolist()
+        calls, last, every = 0, now, int(min(max(1.0 / max(seconds, 1e-9), 1.0), MOST_CALLS_BETWEEN))
+        return bool(any_stopped)
+
+    return should_stop
 
 
 def _monitor(run: Run, training: Training, dataset: Dataset) -> Callable[[], dict[str, float]]:
@@ -221,6 +276,8 @@ def _prepare(
         load_base(training.base, run)
         if experiment.train_energy.start_from_critic:
             load_weights(training.energy, result_state(run, "train-base")["energy"], run, "critic")
+        elif norms(training.energy):
+            measure_statistics(training.energy, _both_sides(training, dataset, seed))
     keys = experiment.train_base if training.train_base else experiment.train_energy
     if getattr(keys.objective, "log_partition", None) == "initialised":
         n = experiment.train_energy.n_log_partition
@@ -231,13 +288,23 @@ def _prepare(
     return training
 
 
+def _both_sides(training: Training, dataset: Dataset, seed: int) -> Iterator[Tensor]:
+    """Batches, half data and half base samples, each with its noise: of 1,000 data points, or all there are."""
+    generator = make_generator(seed, "batch norm", device=training.generator.device)
+    data = some(dataset.train, MEASURED, seed).to(generator.device)
+    for part in data.split(max(1, affordable(training) // 2)):
+        both = torch.cat([to_float(part), training.base(training.prior.sample(len(part), generator))])
+        noise = torch.randn(both.shape, generator=generator, device=both.device)
+        yield both + training.method.noise_std * noise
+
+
 def _resume(training: Training, run: Run, stage: str) -> None:
     state = read_state(run, stage)
     changed = changed_since(run, stage, state.get("experiment", {}))
     if changed:
         raise UsageError(
             f"{run.path / 'experiment.yaml'}: was changed since its checkpoint was written; undo the change, or train in a new run "
-            f"with `gebm {stage} EXPERIMENT`:\n" + "\n".join(changed)
+            f"with `gebm {stage} EXPERIMENT{runs_dir_option(run.path.parent)}`:\n" + "\n".join(changed)
         )
     if state.get("step", 0) > training.schedule.steps:
         key = f"{stage.replace('-', '_')}.steps"
@@ -253,7 +320,7 @@ def _resume(training: Training, run: Run, stage: str) -> None:
 
 
 def _run(training: Training, callbacks: Callbacks, run: Run, stage: str) -> None:
-    again = f"`gebm {stage} --run {run.name}`"
+    again = f"`gebm {stage} {run.option}`"
     try:
         training.run(callbacks)
     except InterruptedRun as error:
@@ -263,7 +330,7 @@ def _run(training: Training, callbacks: Callbacks, run: Run, stage: str) -> None
         kept = f"the last good checkpoint, {last.name}, is kept" if last else "no checkpoint was written before it"
         raise DivergedError(
             f"{run.name}: {stage} {error}; {kept}. A smaller lr or a larger penalty_weight usually helps; start again with "
-            f"`gebm {stage} EXPERIMENT {stage.replace('-', '_')}.lr=...`"
+            f"`gebm {stage} EXPERIMENT {stage.replace('-', '_')}.lr=...{runs_dir_option(run.path.parent)}`"
         ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 import textwrap
 from collections.abc import Iterator
@@ -16,9 +17,10 @@ from pydantic.fields import FieldInfo
 
 from gebm_cli.errors import GebmError, UsageError
 from gebm_cli.experiment.key_reference import UNIONS, kind_of, meaning_of, type_of
-from gebm_cli.experiment.load import load_experiment, models_in
+from gebm_cli.experiment.load import load_experiment
 from gebm_cli.experiment.run import Run
 from gebm_cli.experiment.schema import Experiment
+from gebm_cli.experiment.sentences import models_in
 from gebm_cli.experiment.showing import default_in, is_absent, plain
 
 WIDTH = 110
@@ -31,6 +33,10 @@ def start_experiment(name: str, source: Path | Run, source_name: str, folder: Pa
         UsageError: there is such a file, or the name or the source is none (ConfigError).
         GebmError: it cannot be written.
     """
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        raise UsageError(
+            f"NAME: got '{name}', expected a name, not a path, such as {_stem(name)}; the file is {folder}/NAME.yaml"
+        )
     file = source.path / "experiment.yaml" if isinstance(source, Run) else source
     experiment = load_experiment(file, flags={"name": ("NAME", written(name))})
     path = folder / f"{name}.yaml"
@@ -45,6 +51,11 @@ def start_experiment(name: str, source: Path | Run, source_name: str, folder: Pa
             raise UsageError(f"{path}: exists already, and nothing is overwritten; choose another NAME") from None
         raise GebmError(f"{path}: cannot be written: {error.strerror}") from None
     return path
+
+
+def _stem(name: str) -> str:
+    """A name as near to a path as may be."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(name).stem).strip("-._") or "mine"
 
 
 def _write_new(path: Path, text: str) -> None:

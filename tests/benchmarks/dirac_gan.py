@@ -82,7 +82,7 @@ def critic_value(method: Method, theta: float, psi: float) -> float:
     objective, penalty = method.objective, method.penalty
     value = objective.value(line(x), line(y))
     if objective.scaled:
-        value = value * objective.scale(squared_jacobian(line, x, torch.Generator()), line(x))
+        value = value * objective.scale(squared_jacobian(line, x, lambda k: x.new_ones(N, k)), line(x))
     if penalty.weight:
         a = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
         at = penalty.points(x[:1].expand(200, 1), y[:1].expand(200, 1), a)

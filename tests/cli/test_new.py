@@ -175,7 +175,17 @@ def test_in_an_empty_folder_the_shipped_experiments_are_known(gebm, tmp_path, mo
         (["x"], 2, "--from: say which experiment or run to start from"),
         ([], 2, "give the new experiment a NAME"),
         (["x", "--from", "cifr10"], 2, "cifr10: no such file; did you mean cifar10?"),
-        (["../x", "--from", "digits"], 2, "name: got '../x', expected letters, digits, '-', '_' and '.'"),
+        (
+            ["../x", "--from", "digits"],
+            2,
+            "NAME: got '../x', expected a name, not a path, such as x; the file is experi",
+        ),
+        (
+            ["a b/My file.yaml", "--from", "digits"],
+            2,
+            "got 'a b/My file.yaml', expected a name, not a path, such as My-file",
+        ),
+        (["mine.yaml", "--from", "digits"], 2, "got 'mine.yaml', expected a name, not a path, such as mine;"),
         (["a: b", "--from", "digits"], 2, "name: got 'a: b', expected letters"),
         (["x" * 65, "--from", "digits"], 2, "expected at most 64 characters"),
     ],

@@ -14,12 +14,14 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gebm_cli.core.data.dataset import Minibatches
 from gebm_cli.core.device import make_generator, seeded_construction
 from gebm_cli.core.kernels import Gaussian, RationalQuadratic
+from gebm_cli.core.models.batch_norm import SharedBatchNorm, share_batch_norm
 from gebm_cli.core.models.flows import RealNvp
 from gebm_cli.core.models.networks import Energy, mlp
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.objectives.f_divergences import FDivergence
 from gebm_cli.core.objectives.kale import Kale
 from gebm_cli.core.objectives.kernel_losses import Mmd, ScaledMmd
+from gebm_cli.core.objectives.margins import Wasserstein
 from gebm_cli.core.objectives.penalties import Penalty
 from gebm_cli.core.parallel import Share
 from gebm_cli.core.training.direct import ContrastiveDivergence, FixedKernelMmd, MaximumLikelihood
@@ -34,11 +36,18 @@ METHODS = {
     "mmd": {"objective": Mmd(RationalQuadratic(linear=0.5)), "penalty": Penalty(weight=3.0)},
     "mmd-in-parts": {"objective": Mmd(RationalQuadratic(linear=0.5)), "penalty": Penalty("r2", 3.0, 2), "parts": 2},
     "scaled-mmd": {"objective": ScaledMmd(Gaussian(1.0)), "penalty": Penalty("r1", 0.5)},
+    "kale-normed": {"objective": Kale(), "penalty": Penalty()},
+    "gan-normed": {"objective": FDivergence("js", True), "penalty": Penalty("r1", 0.5)},
+    "wasserstein-normed": {"objective": Wasserstein(), "penalty": Penalty("one-centred")},
+    "mmd-normed-in-parts": {"objective": Mmd(RationalQuadratic()), "penalty": Penalty("r2", 0.5), "parts": 2},
 }
+CRITIC_NORMED = ("wasserstein-normed", "mmd-normed-in-parts")
 DIRECT = {
     "ml": (MaximumLikelihood(), True),
     "gmmn": (FixedKernelMmd(Gaussian(1.0)), True),
     "pcd-unmoved": (ContrastiveDivergence(False, True, n_steps=0), False),
+    "cd": (ContrastiveDivergence(True, False, n_steps=3, step_size=0.05), True),
+    "pcd": (ContrastiveDivergence(False, True, n_steps=3, step_size=0.5), False),
 }
 NAMES = [*METHODS, *DIRECT]
 
@@ -55,12 +64,27 @@ def make(name: str, share: Share) -> Training:
         )
         if name == "kale":
             spectral_norm(energy.network[0])
+        if "normed" in name:
+            base = normed_base()
+        if name in CRITIC_NORMED:
+            energy.network[0] = torch.nn.Linear(2, 8, bias=False)
+            energy.network.insert(1, torch.nn.BatchNorm1d(8))
+        for network in (base, energy):
+            share_batch_norm(network, share)
     data = 1 + 0.5 * torch.randn(100, 2, generator=torch.Generator().manual_seed(1))
     method = Method(**{**keys, "share": share})
     schedule = Schedule(STEPS, critic_steps=2, burst_critic_steps=3, burst_every=3, log_every=1, checkpoint_every=HALF)
     batches = Minibatches(data, BATCH, 0, share=(share.rank, share.size))
     generator = make_generator(0, "train")
     return Training(base, energy, NormalPrior(2), batches, schedule, generator, train_base, Rates(1e-3), method, direct)
+
+
+def normed_base() -> torch.nn.Sequential:
+    """As dcgan is made, for images of 1x2 pixels; no bias before a batch norm, which would not see it."""
+    first, second = torch.nn.ConvTranspose2d(2, 6, 1, bias=False), torch.nn.ConvTranspose2d(6, 4, (1, 2), bias=False)
+    layers = [torch.nn.Unflatten(1, (2, 1, 1)), first, torch.nn.BatchNorm2d(6), torch.nn.ReLU()]
+    layers += [second, torch.nn.BatchNorm2d(4), torch.nn.SiLU(), torch.nn.Conv2d(4, 1, 1), torch.nn.Flatten()]
+    return torch.nn.Sequential(*layers)
 
 
 def trained(name: str, share: Share, start: dict | None = None) -> dict:
@@ -77,6 +101,25 @@ def trained(name: str, share: Share, start: dict | None = None) -> dict:
     return {"losses": losses, "states": states}
 
 
+def second_derivatives(share: Share) -> list[torch.Tensor]:
+    """Of a batch norm in float64: values, input gradients of sum f(y), and gradients of their squares by input and weights."""
+    draw = torch.Generator().manual_seed(0)
+    whole = 3 + 2 * torch.randn(6, 3, 2, 2, generator=draw, dtype=torch.float64)
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3)).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.rand(3, generator=draw))
+    share_batch_norm(network, share)
+    x = share.of(whole).clone().requires_grad_()
+    y = network(x)
+    (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+    (first * x.detach()).square().sum().backward()
+    gradients = [p.grad for p in network.parameters()]
+    share.sum_gradients(network.parameters())
+    rows = [share.together(t.detach()) for t in (y, first, x.grad)]
+    return [*rows, *gradients, *network[0].buffers()]
+
+
 def _process(rank: int, port: int, folder: str) -> None:
     """What each of two processes does: every training from its start, and from the state that one process left half-way."""
     torch.set_num_threads(1)
@@ -85,7 +128,9 @@ def _process(rank: int, port: int, folder: str) -> None:
     results = {name: (trained(name, share), trained(name, share, halves[name])) for name in NAMES}
     whole = torch.arange(10.0).view(5, 2).repeat_interleave(2, 0)
     together = share.together(share.of(whole))
-    torch.save({"trained": results, "together": together, "whole": whole}, f"{folder}/rank{rank}.pt")
+    derivatives = second_derivatives(share)
+    found = {"trained": results, "together": together, "whole": whole, "derivatives": derivatives}
+    torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -155,15 +200,52 @@ def test_one_process_continues_what_two_began(alone, two, name):
 
 
 def test_chains_of_all_processes_are_in_the_state(alone, two):
-    """The persistent chains in a checkpoint are those of the whole batch, in one process's order."""
-    chains = [p["trained"]["pcd-unmoved"][0]["states"][HALF]["chains"] for p in two]
-    assert chains[0].shape == (BATCH, 2) and torch.equal(*chains)
-    assert torch.equal(chains[0], alone["pcd-unmoved"]["states"][HALF]["chains"])
+    """The persistent chains in a checkpoint are those of the whole batch, in one process's order, moved by the same noise."""
+    ends = {}
+    for name, close in (("pcd-unmoved", 0.0), ("pcd", 1e-5)):
+        chains = [p["trained"][name][0]["states"][HALF]["chains"] for p in two]
+        assert chains[0].shape == (BATCH, 2) and torch.equal(*chains)
+        ends[name] = alone[name]["states"][HALF]["chains"]
+        assert torch.allclose(chains[0], ends[name], atol=close, rtol=0)
+    assert ((ends["pcd"] - ends["pcd-unmoved"]).norm(dim=1) > 0.01).double().mean() > 0.5, "the chains stood still"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "normed" in n])
+def test_a_checkpoint_names_shared_batch_norm_as_plain_batch_norm(alone, two, name):
+    """Names, shapes and types of the states are one process's, and the running statistics have moved from their start."""
+    for network in ("base", "energy"):
+        states = [r["states"][STEPS][network] for r in (alone[name], two[0]["trained"][name][0])]
+        kinds = [{k: (v.shape, v.dtype) for k, v in state.items()} for state in states]
+        assert kinds[0] == kinds[1]
+        moved = [v for k, v in states[1].items() if k.endswith("running_var")]
+        assert len(moved) == (2 if network == "base" else int(name in CRITIC_NORMED))
+        assert all((v - 1).abs().min() > 1e-4 for v in moved)
 
 
 def test_together_undoes_of(two):
     """The rows that the processes share out come back in their order."""
     assert all(torch.equal(p["together"], p["whole"]) for p in two)
+
+
+def test_a_shared_batch_norm_has_the_derivatives_of_the_whole_batch(two):
+    """Against torch's own on all rows in float64: values, first and second derivatives, and the running statistics."""
+    expected = second_derivatives(Share())
+    for process in two:
+        for a, b in zip(process["derivatives"], expected, strict=True):
+            assert b.double().abs().max() > 1e-3
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_one_process_keeps_its_batch_norm():
+    """Nothing is swapped in where there is nobody to share with; else the parameters are the very same."""
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    plain, weight = network[1], network[1].weight
+    share_batch_norm(network, Share())
+    assert network[1] is plain
+    share_batch_norm(network, Share(0, 2))
+    assert type(network[1]) is SharedBatchNorm and network[1].weight is weight
+    x = torch.randn(4, 3)
+    assert torch.equal(network[1].eval()(x), plain.eval()(x)), "the running statistics normalise in eval mode"
 
 
 def test_one_process_shares_nothing():

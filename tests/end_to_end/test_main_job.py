@@ -231,7 +231,8 @@ def test_sample_before_train_energy_says_what_to_run(capsys, tmp_path):
     refused = call(capsys, "sample", "--run", "digits-001", *runs)
     assert (
         refused.code == 2
-        and "has not finished train-energy; run `gebm train-energy --run digits-001` first" in refused.err
+        and f"has not finished train-energy; run `gebm train-energy --run digits-001 {' '.join(runs)}` first"
+        in refused.err
     )
     assert call(capsys, "sample", "--sampler", "none", "--n-samples", "3", *runs).code == 0
 

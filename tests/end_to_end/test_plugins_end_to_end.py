@@ -145,11 +145,12 @@ def test_nothing_is_run_or_written_without_the_flag(gebm, here):
     ],
 )
 def test_a_bad_generator_is_a_sentence_and_no_run(gebm, here, factory, expected):
-    """Every way to be wrong ends before a run is made."""
-    result = gebm("train-energy", "own.yaml", f"base.factory={factory.format(here)}", "--allow-plugins")
+    """Every way to be wrong ends before a run is made, and is told with the override that it was typed in."""
+    typed = f"base.factory={factory.format(here)}"
+    result = gebm("train-energy", "own.yaml", typed, "--allow-plugins")
     assert result.code == 2, result.err
     last = result.err.splitlines()[-1]
-    assert last.startswith("gebm: base.factory: ") and expected in last
+    assert last.startswith(f"gebm: override '{typed}': base.factory: ") and expected in last
     assert "Traceback" not in result.err and not Path("runs").exists()
 
 

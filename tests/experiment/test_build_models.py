@@ -57,3 +57,21 @@ def test_critics_of_points_have_several_outputs_too(tmp_path):
     (tmp_path / "x.yaml").write_text("name: x\ndata: {kind: toy, name: ring}\nbase: {kind: mlp}\nenergy: {kind: mlp}\n")
     energy = build_energy(load_experiment(tmp_path / "x.yaml"), (2,), 0, "train-base", n_out=16)
     assert energy.network(torch.randn(3, 2)).shape == (3, 16)
+
+
+@pytest.mark.parametrize(("spectral", "depth"), [("none", 0), ("norm", 1), ("parametrised", 2)])
+def test_every_layer_of_an_mlp_energy_is_normalised(tmp_path, spectral, depth):
+    """At a converged power iteration each weight's largest singular value is 1; the base's layers are left as they are."""
+    keys = f"energy: {{kind: mlp, width: 5, depth: 2, spectral: {spectral}}}\n"
+    (tmp_path / "x.yaml").write_text(
+        "name: x\ndata: {kind: toy, name: ring}\nlatent_dim: 2\nbase: {kind: mlp}\n" + keys
+    )
+    experiment = load_experiment(tmp_path / "x.yaml")
+    energy, base = build_energy(experiment, (2,), 0, "train-energy"), build_base(experiment, (2,), 0)
+    layers = [m for m in energy.modules() if isinstance(m, torch.nn.Linear)]
+    stacked = [len(m.parametrizations.weight) if parametrize.is_parametrized(m) else 0 for m in layers]
+    assert stacked == [depth] * 3 and not any(parametrize.is_parametrized(m) for m in base.modules())
+    for _ in range(100):
+        energy(torch.zeros(1, 2))
+    norms = [torch.linalg.matrix_norm(m.weight, 2).item() for m in layers]
+    assert (norms == pytest.approx([1.0] * 3, abs=1e-4)) == (depth > 0)

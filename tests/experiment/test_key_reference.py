@@ -6,9 +6,9 @@ import pytest
 from pydantic import BaseModel
 
 from gebm_cli.experiment.key_reference import UNIONS, meaning_of, reference, type_of
-from gebm_cli.experiment.load import models_in
 from gebm_cli.experiment.schema import Experiment, Sample, TrainBase
 from gebm_cli.experiment.schema.data import Folder
+from gebm_cli.experiment.sentences import models_in
 
 PAGE = Path(__file__).parents[2] / "docs" / "experiment-files.md"
 

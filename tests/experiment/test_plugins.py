@@ -157,6 +157,30 @@ def _flip(path):
 
 
 @pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": {f"module.{k}": v for k, v in s.items()}, "optimizer": {"state": {}, "param_groups": []}},
+    ],
+    ids=["DataParallel", "a checkpoint", "both"],
+)
+def test_weights_are_found_within_what_training_loops_save(write, tmp_path, wrap):
+    """The prefix of DataParallel is taken away, and the one state dict of a checkpoint is found; the numbers arrive."""
+    name, other = write(LINEAR), nn.Linear(2, 3)
+    torch.save(wrap(other.state_dict()), tmp_path / "w.pt")
+    module = load_plugin(f"{name}:make", "w.pt", "base", True)
+    assert torch.equal(module.weight, other.weight) and torch.equal(module.bias, other.bias)
+
+
+def test_of_two_state_dicts_that_fit_none_is_chosen(write, tmp_path):
+    """A generator and its average fit equally: the user chooses."""
+    name, other = write(LINEAR), nn.Linear(2, 3)
+    torch.save({"g": other.state_dict(), "g_ema": other.state_dict()}, tmp_path / "w.pt")
+    assert "holds several things (g, g_ema)" in refused(f"{name}:make", "w.pt", "base", True)
+
+
+@pytest.mark.parametrize(
     ("make", "expected"),
     [
         (lambda p: None, "w.pt: no such file"),

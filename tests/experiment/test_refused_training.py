@@ -106,11 +106,45 @@ REFUSED = [
     *(
         (
             POINTS,
-            [f"train_base.objective={kind}", "train_base.accumulate=2"],
-            f"train_base.accumulate: {kind} takes its scale from the whole batch at once; use 1",
-            ["train_base.objective=mmd"],
+            [f"train_base.objective={{kind: {kind}, kernel: {kernel}, {key}: [1, 2]}}"],
+            f"train_base.objective.{key}: goes with kernel {right}, not with {kernel}; leave it out",
+            [f"train_base.objective.kernel={right}"],
         )
-        for kind in ("smmd", "swgan")
+        for kind, kernel, key, right in (
+            ("mmd", "rbf", "alphas", "rq"),
+            ("mmd", "rq", "bandwidths", "rbf"),
+            ("mmd", "distance", "alphas", "rq"),
+            ("gmmn", "median", "bandwidths", "rbf"),
+            ("gmmn", "median", "alphas", "rq"),
+        )
+    ),
+    *(
+        (
+            POINTS,
+            ["train_base.steps=7", "train_base.critic_steps=2", *bursts, f"train_base.penalty_every={steps}"],
+            f"train_base.penalty_every: got {steps}, expected a number below the {steps} critic steps of the whole stage; "
+            "otherwise the penalty acts at the first one alone, with that many times its weight",
+            right,
+        )
+        for bursts, steps, right in (
+            # Bursts at steps 0, 3 and 6, or at step 0 alone: 3 * 10 + 4 * 2, and 10 + 6 * 2.
+            (["train_base.burst_critic_steps=10", "train_base.burst_every=3"], 38, ["train_base.penalty_every=37"]),
+            (["train_base.burst_critic_steps=10"], 22, ["train_base.penalty_every=21"]),
+            (["train_base.burst_critic_steps=10"], 22, ["train_base.penalty_weight=0"]),
+        )
+    ),
+    (
+        POINTS,
+        ["train_energy.steps=7", "train_energy.penalty_every=7"],
+        "train_energy.penalty_every: got 7, expected a number below the 7 critic steps of the whole stage; otherwise the penalty "
+        "acts at the first one alone, with that many times its weight",
+        ["train_energy.steps=8"],
+    ),
+    (
+        FLOW,
+        ["train_base.objective=ml", "train_base.lr_critic=0.1"],
+        "train_base.lr_critic: does not go with objective ml, which has no critic; leave it out",
+        ["train_base.objective=kale"],
     ),
     *(
         (
@@ -233,3 +267,14 @@ def test_what_the_data_and_the_processes_cannot_fill_is_refused(load, stage, key
         require_enough(chosen, stage, n, Share(0, size))
     assert str(caught.value) == f"{section}.{sentence}"
     require_enough(chosen.model_copy(update={"accumulate": 1}), stage, n + 1, Share())
+
+
+@pytest.mark.parametrize("kind", ["smmd", "swgan"])
+def test_scaled_objectives_may_accumulate(load, kind):
+    """The scale is that of the whole batch, however many parts it goes through the networks in (tests/core hold the gradient)."""
+    assert load(POINTS, f"train_base.objective={kind}", "train_base.accumulate=2").train_base.accumulate == 2
+
+
+def test_one_critic_step_in_all_has_its_penalty(load):
+    """The shortest of stages is not refused with the penalty at every step, which is the default."""
+    assert load(POINTS, "train_energy.steps=1").train_energy.penalty_every == 1

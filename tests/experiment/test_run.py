@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from gebm_cli.errors import DivergedError, GebmError, InterruptedRun, UsageError
 from gebm_cli.experiment.continuing import energy_run
 from gebm_cli.experiment.load import load_experiment
-from gebm_cli.experiment.run import all_runs, create_run, find_run, newest_run
+from gebm_cli.experiment.run import Run, all_runs, create_run, find_run, newest_run, open_run
 
 EXPERIMENT = load_experiment(Path(__file__).parents[2] / "experiments/digits.yaml", ["seed=1"])
 
@@ -98,12 +99,58 @@ def test_finding_runs_says_what_to_do_when_there_is_none(tmp_path, run):
     assert find_run(tmp_path, run.name).path == run.path == find_run(Path("elsewhere"), str(run.path)).path
     with pytest.raises(UsageError, match="no such run; the newest here: digits-001"):
         find_run(tmp_path, "digits-009")
-    with pytest.raises(UsageError, match="run `gebm train-base experiments/digits.yaml` first"):
+    with pytest.raises(UsageError, match=f"run `gebm train-base experiments/digits.yaml --runs-dir {tmp_path}` first"):
         newest_run(tmp_path, "train-base", "digits")
     with pytest.raises(InterruptedRun), run.session("train-base", "cpu"):
         raise InterruptedRun("stop")
-    with pytest.raises(UsageError, match="is interrupted: continue it with `gebm train-base --run digits-001`"):
+    continued = f"gebm train-base --run digits-001 --runs-dir {tmp_path}"
+    with pytest.raises(UsageError, match=f"is interrupted: continue it with `{continued}`"):
         newest_run(tmp_path, "train-base", "digits")
+
+
+def test_a_run_is_named_with_its_folder_unless_runs_lie_there_anyway(tmp_path, monkeypatch):
+    """By name alone in ./runs and in $GEBM_RUNS_DIR, however written; elsewhere with the folder, quoted for a shell."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GEBM_RUNS_DIR", raising=False)
+    assert create_run(EXPERIMENT, Path("runs")).option == "--run digits-001"
+    assert create_run(EXPERIMENT, tmp_path / "runs").option == "--run digits-002"
+    elsewhere = create_run(EXPERIMENT, Path("my runs"))
+    assert shlex.split(elsewhere.option) == ["--run", "digits-001", "--runs-dir", "my runs"]
+    assert find_run(Path("my runs"), "digits-001").path == elsewhere.path
+    monkeypatch.setenv("GEBM_RUNS_DIR", str(tmp_path / "my runs"))
+    assert elsewhere.option == "--run digits-001"
+    assert Run(Path("runs/digits-001"), EXPERIMENT).option == "--run digits-001 --runs-dir runs"
+
+
+@pytest.mark.parametrize(
+    ("gone", "by"), [("record.yaml", find_run), ("record.yaml", None), ("experiment.yaml", find_run)]
+)
+def test_a_run_that_lost_a_file_is_called_damaged(tmp_path, run, gone, by):
+    """Its folder is there, so it is not unknown; by name and by path, and the file that is gone is named."""
+    run.checkpoints("train-base").mkdir(parents=True)
+    (run.path / gone).unlink()
+    with pytest.raises(UsageError, match=rf"is a damaged run: .*{gone} is gone; put it back, or train in a new run"):
+        by(tmp_path, run.name) if by else open_run(run.path)
+    with pytest.raises(UsageError, match="no such run"):
+        find_run(tmp_path, "")
+
+
+def test_a_refused_resume_leaves_the_session_before_it_as_it_was(run):
+    """An interrupted stage stays interrupted, and can go on; a stage that was never begun is recorded as failed."""
+    with pytest.raises(InterruptedRun), run.session("train-base", "cpu") as entry:
+        entry["step"] = 4
+        raise InterruptedRun("stop")
+    before = run.record()
+    for stage, status in (("train-base", "interrupted"), ("train-energy", "failed")):
+        with pytest.raises(UsageError), run.session(stage, "cpu"):
+            assert run.record()["stages"][-1]["status"] == "running"
+            raise UsageError("experiment.yaml: was changed")
+        assert run.last_session(stage)["status"] == status
+        assert stage != "train-base" or run.record() == before
+    with pytest.raises(UsageError), run.session("train-base", "cpu") as entry:
+        entry["step"] = 5
+        raise UsageError("in the middle")
+    assert (run.last_session("train-base")["status"], run.last_session("train-base")["step"]) == ("failed", 5)
 
 
 def test_an_unwritable_place_is_one_sentence(tmp_path):

@@ -18,7 +18,8 @@ Data = Tensor | LazyImages  # what a data set holds: a tensor, or images that ar
 class Dataset:
     """Training and held-out points of one law, and where its protocol has them, points for choosing among models.
 
-    Images are uint8, (n, channels, height, width); points are float32, (n, d). Labels are int64, (n,), where known.
+    Images are uint8, (n, channels, height, width); points are float32, (n, d). Labels are int64, (n,), where known. `note` tells
+    what was left out of them, if anything was.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Dataset:
     train_labels: Tensor | None = None
     held_out_labels: Tensor | None = None
     validation: Data | None = None
+    note: str = ""
 
     @property
     def is_images(self) -> bool:

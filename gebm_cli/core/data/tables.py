@@ -71,10 +71,12 @@ def csv_dataset(
         UsageError: the file cannot be read as numbers (each bad cell as file:line:column, the column counted from 1), a name
             in `drop` is none of its columns, a column is constant, or there are too few rows.
     """
-    table = read_table(path, delimiter, drop)
+    table, note = read_table(path, delimiter, drop), ""
     _require_varying(table)
     if max_correlation is not None:
-        table = table.keep(uncorrelated(table.values, max_correlation))
+        kept = uncorrelated(table.values, max_correlation)
+        note = _left_out(table, kept, max_correlation)
+        table = table.keep(kept)
     values = table.values
     if dequantise:
         values = dequantised(values, np.random.default_rng(derive_seed(split_seed, "csv", "dequantise")))
@@ -93,7 +95,7 @@ def csv_dataset(
         values = (values - centre) @ matrix
     points = torch.from_numpy(values[order].astype(np.float32))
     train, chosen, held_out = (part.clone() for part in points.split([n_train, n_validation, n_test]))
-    return Dataset(Path(path).stem, train, held_out, validation=chosen if n_validation else None)
+    return Dataset(Path(path).stem, train, held_out, validation=chosen if n_validation else None, note=note)
 
 
 # ------------------------------------------------------------------------------------------------------- preprocessing
@@ -108,6 +110,15 @@ def uncorrelated(values: np.ndarray, limit: float) -> list[int]:
     """
     correlation = np.abs(np.atleast_2d(np.corrcoef(values, rowvar=False)))
     return [j for j in range(len(correlation)) if not (correlation[j, j + 1 :] > limit).any()]
+
+
+def _left_out(table: Table, kept: list[int], limit: float) -> str:
+    """Which columns correlation took, in words; empty where none."""
+    gone = [name for j, name in enumerate(table.names) if j not in kept]
+    if not gone:
+        return ""
+    which = f"column {gone[0]} was" if len(gone) == 1 else f"columns {', '.join(gone)} were"
+    return f"{which} left out, with a |correlation| above data.max_correlation, {limit:g}, with a later one"
 
 
 def dequantised(values: np.ndarray, random: np.random.Generator) -> np.ndarray:

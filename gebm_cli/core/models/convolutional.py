@@ -174,6 +174,13 @@ def _halvings(shape: Shape) -> tuple[int, int, int]:
     if side > 7 or count == 0:
         raise UsageError(
             f"data: conv networks halve the side of an image at least once, down to 2..7, which {shape[1]} does not "
-            f"allow; set data.size to {2 ** max(2, round(math.log2(shape[1])))}"
+            f"allow; set data.size to {_nearest_sides(shape[1])}"
         )
     return shape[0], side, count
+
+
+def _nearest_sides(side: int) -> str:
+    """The sides s 2^k, s in {2, 3, 5, 7} and k at least 1, next below and above one that is none."""
+    possible = sorted({s * 2**k for s in (2, 3, 5, 7) for k in range(1, side.bit_length() + 1)})
+    below, above = [s for s in possible if s < side][-1:], [s for s in possible if s > side][:1]
+    return " or ".join(map(str, below + above))

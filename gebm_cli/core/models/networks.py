@@ -9,12 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gebm_cli.core.models.batch_norm import norms
+from gebm_cli.core.models.spectral import Spectral, normalised
+
 
 class Energy(nn.Module):
     """An energy E and its log-partition c: the model weighs a point of the base by exp(-E(x) - c).
 
     c is a scalar parameter, kept with the network so that no checkpoint can lose it.
+
+    Attributes:
+        holds_statistics: batch norm keeps its running statistics, and uses them, in training mode too. An energy is a function of
+            one sample; with moments of the batch another one would be trained than is sampled, and data and base samples would
+            be normalised apart.
     """
+
+    holds_statistics = False
 
     def __init__(self, network: nn.Module, floor: float | None = None) -> None:
         super().__init__()
@@ -26,6 +36,13 @@ class Energy(nn.Module):
         """E(x), (n, ...) -> (n,), not below the floor, where there is one; its gradient is 0 there."""
         energy = self.network(x).flatten()
         return energy if self.floor is None else energy.clamp_min(self.floor)
+
+    def train(self, mode: bool = True) -> Energy:
+        super().train(mode)
+        if self.holds_statistics:
+            for norm in norms(self):
+                norm.eval()
+        return self
 
     def features(self, x: Tensor) -> Tensor:
         """The network's outputs for a kernel, (n, ...) -> (n, k), where it has k of them."""
@@ -39,13 +56,13 @@ class Circle(nn.Module):
         return nn.functional.normalize(z, dim=1)
 
 
-def mlp(n_in: int, n_out: int, width: int, depth: int) -> nn.Sequential:
-    """`depth` hidden layers of `width` units with SiLU, smooth so that second derivatives exist."""
+def mlp(n_in: int, n_out: int, width: int, depth: int, spectral: Spectral = "none") -> nn.Sequential:
+    """`depth` hidden layers of `width` units with SiLU, smooth so that second derivatives exist; `spectral` is of every layer."""
     layers: list[nn.Module] = []
     for wide in [width] * depth:
-        layers += [nn.Linear(n_in, wide), nn.SiLU()]
+        layers += [normalised(nn.Linear(n_in, wide), spectral), nn.SiLU()]
         n_in = wide
-    return nn.Sequential(*layers, nn.Linear(n_in, n_out))
+    return nn.Sequential(*layers, normalised(nn.Linear(n_in, n_out), spectral))
 
 
 def freeze(network: nn.Module, own: bool = True) -> nn.Module:

@@ -109,21 +109,46 @@ class ContrastiveDivergence(Direct):
             return density.inverse(data)[0]
 
     def _chains(self, models: Models, z: Tensor) -> Tensor:
-        """The states after `n_steps`; each process draws its chains' noise from a stream of its own."""
-        own = torch.Generator(models.generator.device)
-        seed = torch.randint(2**62, (models.share.size,), generator=models.generator, device=models.generator.device)
-        own.manual_seed(int(seed[models.share.rank]))
+        """The states after `n_steps`; the noise is that of the whole batch's chains, from a stream that all processes share."""
+        noise = torch.Generator(models.generator.device)
+        seed = torch.randint(2**62, (1,), generator=models.generator, device=models.generator.device)
+        noise.manual_seed(int(seed))
         potential: Any = DataPotential(models.base) if self.of_base else None
         if potential is None:
             potential = LatentPotential(models.prior, models.base, models.energy, 1.0)
-        sampler = Mala(potential, self.step_size)
+        rows = OwnRows(potential, models.share)
+        sampler = Mala(rows, self.step_size)
         training = models.energy.training
         models.energy.eval()  # no power iterations of spectral norm
-        state = sampler.init(z, own)
+        state = sampler.init(rows.whole(z), noise)
         for _ in range(self.n_steps):
-            state, _ = sampler.step(state, own)
+            state, _ = sampler.step(state, noise)
         models.energy.train(training)
-        return state.position
+        return models.share.of(state.position)
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """A potential for the chains of the whole batch that asks the networks about the own ones alone: the others see U = 0, so that
+    a sampler draws noise for all of them, and what becomes of them here is nobody's concern."""
+
+    potential: Any
+    share: Share
+
+    def whole(self, own: Tensor) -> Tensor:
+        """(n, ...) -> (n size, ...), zero in the rows of others."""
+        if self.share.size == 1:
+            return own
+        padded = own.new_zeros(len(own) * self.share.size, *own.shape[1:])
+        self.share.of(padded).copy_(own)
+        return padded
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.potential.value_and_grad(self.share.of(z))
+        return self.whole(value), self.whole(gradient)
+
+    def value(self, z: Tensor) -> Tensor:
+        return self.whole(self.potential.value(self.share.of(z)))
 
 
 @dataclass(frozen=True)

@@ -82,10 +82,12 @@ class Watch:
 
 @dataclass(frozen=True)
 class Rates:
-    """Adam's settings: the learning rate, that of the log-partition, the averaging coefficients, and the schedule."""
+    """Adam's settings: the learning rate, the averaging coefficients, the rates of the critic and of its log-partition where they
+    differ (null: that of all, that of the critic), and the schedule."""
 
     lr: float
     betas: tuple[float, float] = (0.5, 0.999)
+    lr_critic: float | None = None
     lr_log_partition: float | None = None
     schedule: Callable[[int], float] = lambda step: 1.0
 
@@ -117,9 +119,12 @@ class Training:
     _last: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.energy.holds_statistics = not self.train_base
         self.energy.train()
         self.base.train(self.train_base)
-        self.critic_optimiser = adam(self.energy, self.rates.lr, self.rates.betas, self.rates.lr_log_partition)
+        rates = self.rates
+        lr_critic = rates.lr if rates.lr_critic is None else rates.lr_critic
+        self.critic_optimiser = adam(self.energy, lr_critic, rates.betas, rates.lr_log_partition)
         self.base_optimiser: torch.optim.Adam | None = None
         self.averaged: AveragedModel | None = None
         if self.train_base:

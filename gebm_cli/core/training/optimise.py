@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gebm_cli.core.models.batch_norm import mixes_samples, tracked_in_parts, untracked
 from gebm_cli.core.models.networks import Energy
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.objectives.kale import Kale
 from gebm_cli.core.objectives.objective import Objective
-from gebm_cli.core.objectives.penalties import Penalty, squared_jacobian
+from gebm_cli.core.objectives.penalties import Penalty, signs, squared_jacobian
 from gebm_cli.core.parallel import Share
 
 
@@ -27,7 +28,8 @@ class Method:
             energy from living on what sets quantised data apart from any continuous base, and not on how their mass differs.
         parts: a batch goes through the networks in so many parts, for less memory: once without gradients, so that the loss of
             the whole batch is known, then part by part with them. The gradient is that of the whole batch for every objective, at
-            the cost of one more forward pass; only batch norm sees the parts.
+            the cost of one more forward pass; only batch norm normalises each part by itself, and its running statistics take
+            the mean of the parts' moments, once.
         bfloat16: the networks run under autocast; losses stay in float32.
     """
 
@@ -49,7 +51,7 @@ class Method:
 
     def both(self, energy: Energy, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The critic at data and at base samples: in one pass, unless batch norm would mix the two."""
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in energy.modules()):
+        if mixes_samples(energy):
             return self.critic(energy, x), self.critic(energy, y)
         on_data, on_base = self.critic(energy, torch.cat([x, y])).split(len(x))
         return on_data, on_base
@@ -112,8 +114,10 @@ def critic_step(
     def jacobian(rows: slice) -> Tensor | None:
         if state is None:
             return None
-        generator.set_state(state)  # every part sees the same direction of Hutchinson's estimate
-        return squared_jacobian(lambda p: method.critic(energy, p), x[rows], generator)
+        generator.set_state(state)  # every part takes its rows of the same draw
+        return squared_jacobian(
+            lambda p: method.critic(energy, p), x[rows], lambda k: share.of(signs(n * share.size, k, generator))[rows]
+        )
 
     def loss(on_data: Tensor, on_base: Tensor, jacobian: Tensor | None) -> tuple[Tensor, Tensor]:
         """The value of the whole batch, and what is minimised less the gradient's penalty."""
@@ -177,14 +181,14 @@ def _in_parts(method: Method, energy: Energy, x: Tensor, y: Tensor, terms: _Term
         return method.both(energy, x[r], y[r])
 
     with torch.no_grad(), one_power_iteration(energy):
-        known = [outputs(r) for r in rows]
+        known = [outputs(r) for r in tracked_in_parts(energy, rows)]
     penalised = x.new_zeros(())
     pulls = [torch.zeros_like(torch.cat(side)) for side in zip(*known, strict=True)]
     with _no_power_iteration(energy):
-        jacobians = [j.detach() for r in rows if (j := terms.jacobian(r)) is not None]
+        jacobians = [j.detach() for r in tracked_in_parts(energy, rows) if (j := terms.jacobian(r)) is not None]
         if terms.weight:
             whole = [share.together(torch.cat(side)).requires_grad_() for side in zip(*known, strict=True)]
-            for r in rows:
+            for r in tracked_in_parts(energy, rows):
                 with one_power_iteration(energy):
                     part = terms.bound(r, *whole)
                     (terms.weight * part).backward()
@@ -192,7 +196,7 @@ def _in_parts(method: Method, energy: Energy, x: Tensor, y: Tensor, terms: _Term
             if method.objective.on_features:
                 pulls = [share.sum_of_own(side.grad) for side in whole if side.grad is not None]
         for i, r in enumerate(rows):
-            with one_power_iteration(energy):
+            with one_power_iteration(energy), untracked(energy):  # the pass without gradients has been tracked
                 own, jacobian = outputs(r), terms.jacobian(r)
                 both = zip(*[*known[:i], own, *known[i + 1 :]], strict=True)
                 if jacobian is not None:
@@ -240,7 +244,9 @@ def base_step(
         (data,) = method.noisy([data], generator)
         on_data = share.together(method.critic(energy, data).detach())
         if objective.scaled:
-            jacobian = squared_jacobian(lambda p: method.critic(energy, p), data, generator).detach()
+            jacobian = squared_jacobian(
+                lambda p: method.critic(energy, p), data, lambda k: share.of(signs(n * share.size, k, generator))
+            ).detach()
             scale = objective.scale(share.together(jacobian), on_data)
     z = share.of(prior.sample(n * share.size, generator)).chunk(method.parts)
     state = generator.get_state() if method.noise_std and method.parts > 1 else None
@@ -254,11 +260,13 @@ def base_step(
     known: list[Tensor] = []
     if method.parts > 1:
         with torch.no_grad():
-            known = [outputs(part) for part in z]
+            known = [outputs(part) for part in tracked_in_parts(base, z)]
     if state is not None:
         generator.set_state(state)  # the same noise again
     for i, part in enumerate(z):
-        on_base = share.together(torch.cat([*known[:i], outputs(part), *known[i + 1 :]]))
+        with untracked(base) if method.parts > 1 else nullcontext():
+            own = outputs(part)
+        on_base = share.together(torch.cat([*known[:i], own, *known[i + 1 :]]))
         loss = objective.base_loss(on_base, on_data)
         (loss if scale is None else loss * scale).backward()
     share.sum_gradients(base.parameters())

@@ -102,6 +102,13 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _only_images_are_flipped(self) -> Experiment:
+        for key in ("train_base", "train_energy"):
+            if getattr(self, key).flip and self.data.kind in ("toy", "csv"):
+                raise ValueError(f"{key}.flip: points have no left and right; only images can be flipped")
+        return self
+
+    @model_validator(mode="after")
     def _flows_are_invertible(self) -> Experiment:
         """A flow's latent is as large as the data and normal; the energy of two flows needs one as base."""
         if self.base.kind in FLOWS:

@@ -143,7 +143,9 @@ class EnergySection(Section):
     """Keys of every energy."""
 
     floor: float | None = Field(
-        None, description="E is replaced by max(E, floor); the released GEBM code has -10. null: by nothing."
+        None,
+        description="E is replaced by max(E, floor); the released GEBM code has -10. null: by nothing. Features for a "
+        "kernel have none.",
     )
 
 
@@ -188,6 +190,7 @@ class MlpEnergy(EnergySection):
     kind: Literal["mlp"]
     width: Width = Field(64, description="Units in each hidden layer.")
     depth: Width = Field(3, description="Number of hidden layers.")
+    spectral: Spectral = Field("none", description=SPECTRAL.format("each layer"))
 
     @model_validator(mode="after")
     def _not_too_large(self) -> MlpEnergy:

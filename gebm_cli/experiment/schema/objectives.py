@@ -56,6 +56,21 @@ class Wasserstein(Section):
 
 
 KernelName = Literal["rq", "rbf", "distance"]
+Several = Annotated[tuple[Positive, ...], Field(min_length=1)] | None
+Alphas = Annotated[
+    Several,
+    Field(
+        description="rq: its exponents; null: [0.2, 0.5, 1, 2, 5], as in the paper. The released code has [0.1, 1, 10]."
+    ),
+]
+Bandwidths = Annotated[Several, Field(description="rbf: its bandwidths; null: [2, 5, 10, 20, 40, 80].")]
+
+
+def refuse_mixture_of_another(kernel: str, alphas: object, bandwidths: object) -> None:
+    """The exponents are those of rq, the bandwidths those of rbf."""
+    for key, value, name in (("alphas", alphas, "rq"), ("bandwidths", bandwidths, "rbf")):
+        if value is not None and kernel != name:
+            raise ValueError(f"train_base.objective.{key}: goes with kernel {name}, not with {kernel}; leave it out")
 
 
 class Mmd(Section):
@@ -63,6 +78,8 @@ class Mmd(Section):
 
     kind: Literal["mmd"]
     kernel: KernelName = Field("rq", description="rq: rational quadratic mixture; rbf: Gaussians; distance: energy.")
+    alphas: Alphas = None
+    bandwidths: Bandwidths = None
     linear: NonNegative = Field(
         0.0, description="Weight of an added linear term x.y; 1 with rq is the paper's rq*. Of rq and rbf only."
     )
@@ -72,6 +89,7 @@ class Mmd(Section):
     def _linear_has_a_place(self) -> Mmd:
         if self.linear and self.kernel == "distance":
             raise ValueError("train_base.objective.linear: goes with kernel rq or rbf, not with distance; leave it out")
+        refuse_mixture_of_another(self.kernel, self.alphas, self.bandwidths)
         return self
 
 
@@ -101,6 +119,13 @@ class Gmmn(Section):
     kernel: Literal["median", "rq", "rbf", "distance"] = Field(
         "median", description="median: Gaussians at 1/4, 1/2, 1, 2 and 4 times the median distance of data."
     )
+    alphas: Alphas = None
+    bandwidths: Bandwidths = None
+
+    @model_validator(mode="after")
+    def _mixture_has_its_kernel(self) -> Gmmn:
+        refuse_mixture_of_another(self.kernel, self.alphas, self.bandwidths)
+        return self
 
 
 class MaximumLikelihood(Section):

@@ -34,7 +34,9 @@ class Optimiser(Section):
     )
     lr: Positive = Field(1e-4, description="Adam's learning rate.")
     betas: tuple[Momentum, Momentum] = Field((0.5, 0.999), description="Adam's two averaging coefficients.")
-    lr_log_partition: Positive | None = Field(None, description="Learning rate of the log-partition c; lr if null.")
+    lr_log_partition: Positive | None = Field(
+        None, description="Learning rate of the log-partition c; null: that of the network it belongs to."
+    )
     lr_schedule: Literal["constant", "linear", "cosine", "step"] = Field(
         "constant",
         description="linear: constant for the first half of the steps, then falling linearly to 0; cosine: half a period, to 0; "
@@ -67,7 +69,8 @@ class Optimiser(Section):
     channels_last: bool = Field(False, description="Keep images and filters in the channels-last layout.")
     compile: bool = Field(
         False,
-        description="Run the base, and a critic without gradient penalty, through torch.compile; needs a compiler.",
+        description="Run the base, where it draws samples, and the critic or energy through torch.compile, which needs a compiler. "
+        "A critic whose gradient is differentiated (penalty_weight, smmd, swgan) runs as it is, and so do densities of flows.",
     )
     log_every: Count = Field(50, description="Steps between two lines of metrics, and between two finiteness checks.")
     checkpoint_every: Count = Field(1000, description="Steps between two checkpoints.")
@@ -95,6 +98,20 @@ class Optimiser(Section):
             raise ValueError(f"{section}.noise_std: would be seen by data and not by the chains of {kind}; set it to 0")
         return self
 
+    @model_validator(mode="after")
+    def _penalty_comes_again(self) -> Optimiser:
+        direct = getattr(self, "objective").kind in DIRECT  # noqa: B009
+        if self.penalty_weight and not direct and 1 < self.penalty_every >= (total := self._critic_steps_in_all()):
+            section = "train_base" if isinstance(self, TrainBase) else "train_energy"
+            raise ValueError(
+                f"{section}.penalty_every: got {self.penalty_every}, expected a number below the {total} critic steps of the whole "
+                "stage; otherwise the penalty acts at the first one alone, with that many times its weight"
+            )
+        return self
+
+    def _critic_steps_in_all(self) -> int:
+        return getattr(self, "steps")  # noqa: B009
+
     @field_validator("objective", mode="before", check_fields=False)
     @classmethod
     def _word_is_kind(cls, value: Any) -> Any:
@@ -107,6 +124,7 @@ class TrainBase(Optimiser):
 
     objective: BaseObjective = Field(Kale(kind="kale"), description="The losses of base and critic.")
     steps: Count = Field(150_000, description="Updates of the base.")
+    lr_critic: Positive | None = Field(None, description="The critic's own learning rate; lr if null.")
     critic_steps: Count = Field(5, description="Updates of the critic before each update of the base.")
     burst_critic_steps: Count = Field(100, description="Updates of the critic at step 0 and at every burst_every-th.")
     burst_every: Count = Field(500, description="Steps between two bursts of critic updates.")
@@ -136,11 +154,15 @@ class TrainBase(Optimiser):
             raise ValueError(
                 f"train_base.batch_size: got 1, expected at least 2: {self.objective.kind} compares the points of a batch"
             )
-        if self.objective.kind in ("smmd", "swgan") and self.accumulate > 1:
+        if self.objective.kind in DIRECT and self.lr_critic is not None:
             raise ValueError(
-                f"train_base.accumulate: {self.objective.kind} takes its scale from the whole batch at once; use 1"
+                f"train_base.lr_critic: does not go with objective {self.objective.kind}, which has no critic; leave it out"
             )
         return self
+
+    def _critic_steps_in_all(self) -> int:
+        bursts = -(-self.steps // self.burst_every)
+        return bursts * self.burst_critic_steps + (self.steps - bursts) * self.critic_steps
 
 
 class TrainEnergy(Optimiser):
@@ -148,7 +170,9 @@ class TrainEnergy(Optimiser):
 
     objective: EnergyObjective = Field(Kale(kind="kale"), description="What the energy maximises.")
     steps: Count = Field(50_000, description="Updates of the energy.")
-    n_log_partition: Count = Field(50_000, description="Base samples used to re-estimate c at the end.")
+    n_log_partition: Annotated[int, Field(ge=2)] = Field(
+        50_000, description="Base samples used to re-estimate c at the end."
+    )
     start_from_critic: bool = Field(False, description="Start from the critic of train-base instead of afresh.")
     keep_best: Literal["nll", "kale"] | None = Field(
         None,

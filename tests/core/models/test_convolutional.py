@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
@@ -209,12 +211,15 @@ def test_conv_networks_halve_down_to_at_most_seven(side, smallest, halvings):
 
 @pytest.mark.parametrize("shape", [(1, 9, 9), (1, 11, 11), (1, 22, 22), (1, 1, 1), (1, 2, 2), (3, 7, 7), (1, 36, 36)])
 def test_conv_networks_refuse_other_sides(shape):
-    """A side that cannot be halved down to 2..7 is a usage error that names it and a side which can."""
+    """A side that cannot be halved down to 2..7 is a usage error that names it and the next below and above that can."""
     for build in (lambda: conv_base(5, shape, 4), lambda: conv_energy(shape, 4, "norm")):
         with pytest.raises(UsageError, match=rf"{shape[1]} does not allow; set data.size to \d+") as caught:
             build()
-        proposal = int(str(caught.value).split()[-1])
-        conv_energy((1, proposal, proposal), 4)
+        proposals = [int(word) for word in re.findall(r"\d+", str(caught.value).partition("set data.size to ")[2])]
+        assert any(p > shape[1] for p in proposals) and len(proposals) == (1 if shape[1] <= 3 else 2)
+        for side in range(min([*proposals, shape[1]]), max(proposals) + 1):
+            with nullcontext() if side in proposals else pytest.raises(UsageError):
+                conv_energy((1, side, side), 4)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 16), (2,), (1, 1, 8, 8)])

@@ -17,7 +17,7 @@ from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.objectives.kale import Kale
 from gebm_cli.core.objectives.kernel_losses import Mmd, ScaledMmd, ScaledWasserstein
 from gebm_cli.core.objectives.margins import Wasserstein
-from gebm_cli.core.objectives.penalties import Penalty, squared_gradient_norm, squared_jacobian
+from gebm_cli.core.objectives.penalties import Penalty, signs, squared_gradient_norm, squared_jacobian
 from gebm_cli.core.training.optimise import Method, base_step, critic_step
 
 PRIOR = NormalPrior(2)
@@ -223,6 +223,10 @@ def test_scaled_wasserstein_of_a_linear_critic():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def _never(k):
+    raise AssertionError("nothing is drawn here")
+
+
 def _wide(n_out):
     with seeded_construction(5):
         return mlp(2, n_out, 8, 1).double()
@@ -231,16 +235,31 @@ def _wide(n_out):
 @pytest.mark.parametrize("n_out", [1, 7, 16])
 def test_jacobian_of_few_outputs_is_exact(n_out):
     """Up to 16 outputs |J|_F^2 is torch.func's, point by point, and nothing is drawn."""
-    network, x, generator = _wide(n_out), torch.randn(5, 2, generator=_seeded(), dtype=torch.float64), _seeded(1)
+    network, x = _wide(n_out), torch.randn(5, 2, generator=_seeded(), dtype=torch.float64)
     expected = torch.vmap(torch.func.jacrev(network))(x).square().sum((1, 2))
-    torch.testing.assert_close(squared_jacobian(network, x, generator), expected, rtol=1e-10, atol=1e-12)
-    assert torch.equal(generator.get_state(), _seeded(1).get_state())
+    torch.testing.assert_close(squared_jacobian(network, x, _never), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_jacobian_of_many_outputs_is_unbiased():
-    """With 17 outputs the mean of 1,000 one-direction estimates is |J|_F^2 to within 4 standard errors, and they vary."""
+    """With 17 outputs the mean of 1,000 estimates is |J|_F^2 to within 4 standard errors, and they vary."""
     network, x, generator = _wide(17), torch.randn(3, 2, generator=_seeded(), dtype=torch.float64), _seeded(1)
     expected = torch.vmap(torch.func.jacrev(network))(x).square().sum((1, 2))
-    estimates = torch.stack([squared_jacobian(network, x, generator).detach() for _ in range(1000)])
+    estimates = _estimates(network, x, lambda k: signs(3, k, generator), 1000)
     z = (estimates.mean(0) - expected) / estimates.std(0) * math.sqrt(1000)
     assert z.abs().max() < 4 and (estimates.std(0) > 0.1 * expected).all(), z
+
+
+def test_jacobian_of_many_outputs_averages_its_error_over_the_batch():
+    """Each point has signs of its own: the variance of the batch's mean is that of one point over n, by an F-ratio of 300 draws.
+
+    One direction for the whole batch would leave it n times as large, as all points are the same point here.
+    """
+    network, generator = _wide(32), _seeded(1)
+    x = torch.randn(1, 2, generator=_seeded(), dtype=torch.float64).expand(64, 2)
+    estimates = _estimates(network, x, lambda k: signs(64, k, generator), 300)
+    ratio = 64 * estimates.mean(1).var() / estimates[:, 0].var()
+    assert 1 / 1.5 < ratio < 1.5, ratio  # F(299, 299) is outside in 5 of 10,000 draws
+
+
+def _estimates(network, x, directions, n):
+    return torch.stack([squared_jacobian(network, x, directions).detach() for _ in range(n)])
