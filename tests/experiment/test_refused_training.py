@@ -193,8 +193,14 @@ REFUSED = [
     (
         POINTS,
         [PIXELS, RULE, "train_base.lr_rule.every=101"],
-        "train_base.lr_rule.every: got 101, expected at most compare_steps, 100",
-        ["train_base.lr_rule.every=100"],
+        "train_base.lr_rule.compare_steps: got 100, expected a multiple of every, 101: bases are kept at comparisons alone",
+        ["train_base.lr_rule.every=50"],
+    ),
+    (
+        POINTS,
+        [PIXELS, RULE, "train_base.steps=200", "train_base.lr=0.01", "train_base.lr_rule.floor=0.01"],
+        "train_base.lr_rule.floor: got 0.01, expected less than lr, 0.01; otherwise the rule would never act",
+        ["train_base.lr_rule.floor=0.009"],
     ),
     (
         POINTS,
@@ -238,7 +244,14 @@ def test_a_training_that_cannot_work_is_refused(load, text, overrides, sentence,
             64,
             1,
             "critic_steps: 65 updates of the critic for one of the base, with 64 training points, would learn the points by heart; "
-            "use fewer than 64",
+            "use at most 64",
+        ),
+        (
+            "train-base",
+            "batch_size: 4, steps: 40, lr_rule: {every: 10, compare_steps: 20, n: 100}",
+            99,
+            1,
+            "lr_rule.n: 100 features a side, but there are 99 training points; use at most 99",
         ),
         (
             "train-base",
@@ -261,12 +274,21 @@ def test_a_training_that_cannot_work_is_refused(load, text, overrides, sentence,
 def test_what_the_data_and_the_processes_cannot_fill_is_refused(load, stage, keys, n, size, sentence):
     """Of the stage's own section; one more point, or one process and one part, is enough."""
     section = stage.replace("-", "_")
-    experiment = load(POINTS, f"{section}={{{keys}}}")
+    experiment = load(POINTS, PIXELS, f"{section}={{{keys}}}")
     chosen = getattr(experiment, section)
     with pytest.raises(UsageError) as caught:
         require_enough(chosen, stage, n, Share(0, size))
     assert str(caught.value) == f"{section}.{sentence}"
     require_enough(chosen.model_copy(update={"accumulate": 1}), stage, n + 1, Share())
+
+
+def test_critic_steps_are_nothing_to_an_objective_without_a_critic(load):
+    require_enough(
+        load(POINTS, "train_base={objective: gmmn, batch_size: 4, critic_steps: 65}").train_base,
+        "train-base",
+        64,
+        Share(),
+    )
 
 
 @pytest.mark.parametrize("kind", ["smmd", "swgan"])

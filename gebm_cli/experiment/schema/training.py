@@ -146,9 +146,15 @@ class TrainBase(Optimiser):
                 f"train_base.lr_rule.compare_steps: {rule.compare_steps} steps back is before the start of {self.steps} steps, so "
                 "the rule would never act; lower it, or leave lr_rule out"
             )
-        if rule is not None and rule.every > rule.compare_steps:
+        if rule is not None and rule.compare_steps % rule.every:
             raise ValueError(
-                f"train_base.lr_rule.every: got {rule.every}, expected at most compare_steps, {rule.compare_steps}"
+                f"train_base.lr_rule.compare_steps: got {rule.compare_steps}, expected a multiple of every, {rule.every}: bases "
+                "are kept at comparisons alone"
+            )
+        if rule is not None and rule.floor >= self.lr:
+            raise ValueError(
+                f"train_base.lr_rule.floor: got {rule.floor:g}, expected less than lr, {self.lr:g}; otherwise the rule would "
+                "never act"
             )
         if self.objective.kind in ("mmd", "smmd", "gmmn") and self.batch_size < 2:
             raise ValueError(
