@@ -91,24 +91,15 @@ def require_enough(keys: Optimiser, stage: str, n: int, share: Share) -> None:
         raise UsageError(
             f"{section}.batch_size: got {keys.batch_size}, but there are {n} training points; use at most {n}"
         )
-    if isinstance(keys, TrainBase):
-        _require_enough_for_base(keys, n)
+    if isinstance(keys, TrainBase) and keys.critic_steps > n and keys.objective.kind not in DIRECT:
+        raise UsageError(
+            f"{section}.critic_steps: {keys.critic_steps} updates of the critic for one of the base, with {n} training points, "
+            f"would learn the points by heart; use at most {n}"
+        )
     if keys.batch_size % (share.size * keys.accumulate):
         raise UsageError(
             f"{section}.batch_size: {keys.batch_size} cannot be divided evenly among {share.size} process(es) with "
             f"{keys.accumulate} part(s) each ({section}.accumulate); use a multiple of {share.size * keys.accumulate}"
-        )
-
-
-def _require_enough_for_base(keys: TrainBase, n: int) -> None:
-    if keys.critic_steps > n and keys.objective.kind not in DIRECT:
-        raise UsageError(
-            f"train_base.critic_steps: {keys.critic_steps} updates of the critic for one of the base, with {n} training points, "
-            f"would learn the points by heart; use at most {n}"
-        )
-    if keys.lr_rule is not None and keys.lr_rule.n > n:
-        raise UsageError(
-            f"train_base.lr_rule.n: {keys.lr_rule.n} features a side, but there are {n} training points; use at most {n}"
         )
 
 
@@ -146,7 +137,8 @@ def build_objective(keys: Optimiser) -> Objective:
     if isinstance(chosen, objectives.Gan | objectives.Logistic):
         return FDivergence("js", non_saturating=True)
     if isinstance(chosen, objectives.FGan):
-        return FDivergence(chosen.divergence, chosen.non_saturating)
+        linear = chosen.divergence == "pearson" and isinstance(keys, TrainBase)  # a critic need be no log ratio
+        return FDivergence("pearson-linear" if linear else chosen.divergence, chosen.non_saturating)
     if isinstance(chosen, objectives.Hinge):
         return Hinge()
     if isinstance(chosen, objectives.Wasserstein):

@@ -97,13 +97,14 @@ def build_rule(experiment: Experiment, training: Training, dataset: Dataset, see
         return None
     device = training.generator.device
     features = build_features(experiment.evaluate.features, dataset, None, device)
+    n = min(keys.n, len(dataset.train))
     return RateRule(
         lambda x: features(to_uint8(x) if dataset.is_images else x),
-        features(some(dataset.train, keys.n, seed)),
+        features(some(dataset.train, n, seed)),
         make_generator(seed, "lr-rule", device=device),
         keys.every,
-        max(1, keys.compare_steps // keys.every),
-        keys.n,
+        keys.compare_steps // keys.every,
+        n,
         keys.p_value,
         keys.patience,
         keys.factor,

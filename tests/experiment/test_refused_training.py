@@ -248,13 +248,6 @@ def test_a_training_that_cannot_work_is_refused(load, text, overrides, sentence,
         ),
         (
             "train-base",
-            "batch_size: 4, steps: 40, lr_rule: {every: 10, compare_steps: 20, n: 100}",
-            99,
-            1,
-            "lr_rule.n: 100 features a side, but there are 99 training points; use at most 99",
-        ),
-        (
-            "train-base",
             "batch_size: 9",
             64,
             2,

@@ -272,6 +272,12 @@ def test_the_rule_of_an_experiment_lowers_the_rate_when_nothing_improves(stage, 
     assert (training.rule.n, training.rule.compare, training.rule.reference.shape) == (100, 2, (100, 2))
 
 
+def test_the_rule_compares_no_more_samples_than_there_are_data(stage, dataset):
+    experiment, training = stage("train-base", "train_base.lr_rule={every: 1, compare_steps: 2, n: 5000}")
+    rule = build_rule(experiment, training, dataset, 0)
+    assert rule.n == len(rule.reference) == len(dataset.train) < 5000
+
+
 @pytest.mark.parametrize("stage_name", ["train-base", "train-energy"])
 def test_what_is_sampled_and_told_is_the_best_and_not_the_last(gebm, tmp_path, stage_name):
     """`best.pt` is the stage's result: for the closing figures, for the next stage, and for sampling."""

@@ -4,7 +4,7 @@
 
 With v = -(E + c) for log dP/dQ, T = f'(e^v) and f*(T) = e^v f'(e^v) - f(e^v): no output activation has to be chosen, every T
 lies in the domain of f*, and at the optimum of each of them E + c = -log dP/dQ. So any of them trains the energy of a GEBM.
-Deviation: Nowozin et al. (table 2) choose an output activation g_f for each f; ours is f' after exp.
+Deviation: Nowozin et al. (table 2) choose an output activation g_f for each f; ours is f' after exp, but for "pearson-linear".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.functional import softplus
 
 from gebm_cli.core.objectives.objective import Objective
 
-Name = Literal["kl", "reverse-kl", "pearson", "hellinger", "js", "total-variation"]
+Name = Literal["kl", "reverse-kl", "pearson", "pearson-linear", "hellinger", "js", "total-variation"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ DUALS: dict[Name, _Dual] = {
     "kl": _Dual(lambda v: v + 1, torch.exp),  # f = u log u
     "reverse-kl": _Dual(lambda v: -torch.exp(-v), lambda v: v - 1),  # f = -log u
     "pearson": _Dual(lambda v: 2 * torch.expm1(v), lambda v: torch.expm1(2 * v)),  # f = (u - 1)^2
+    # The same f with T = v: at the optimum v = 2 (dP/dQ - 1), no log ratio. For critics of a base in training: where supports are
+    # disjoint the divergence is infinite, and T = 2 (e^v - 1) takes v there in fifty steps on real images.
+    "pearson-linear": _Dual(lambda v: v, lambda v: v * v / 4 + v),
     "hellinger": _Dual(lambda v: -torch.expm1(-v / 2), lambda v: torch.expm1(v / 2)),  # f = (sqrt u - 1)^2
     # f = u log u - (u + 1) log((u + 1) / 2), which is twice the Jensen-Shannon divergence: logistic regression, v the logit.
     "js": _Dual(lambda v: math.log(2) - softplus(-v), lambda v: softplus(v) - math.log(2)),

@@ -15,7 +15,9 @@ class LrRule(Section):
 
     every: Count = Field(2000, description="Steps between two comparisons.")
     compare_steps: Count = Field(20_000, description="How far back the base it is compared with lies.")
-    n: Annotated[int, Field(ge=100)] = Field(2048, description="Features a side.")
+    n: Annotated[int, Field(ge=100)] = Field(
+        2048, description="Features a side; no more than there are training points."
+    )
     p_value: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="A larger p counts as a failure.")
     patience: Count = Field(3, description="Failures in a row before the rate is multiplied.")
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(

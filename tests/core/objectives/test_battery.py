@@ -21,6 +21,7 @@ TEXTBOOK = {
     "kl": (lambda u: 1 + np.log(u), lambda t: np.exp(t - 1)),
     "reverse-kl": (lambda u: -1 / u, lambda t: -1 - np.log(-t)),
     "pearson": (lambda u: 2 * (u - 1), lambda t: t**2 / 4 + t),
+    "pearson-linear": (np.log, lambda t: t**2 / 4 + t),  # T is v itself, whatever u
     "hellinger": (lambda u: 1 - 1 / np.sqrt(u), lambda t: t / (1 - t)),
     "js": (lambda u: np.log(2 * u / (u + 1)), lambda t: -np.log(2 - np.exp(t))),
     "total-variation": (lambda u: (u - 1) / (u + 1) / 2, lambda t: t),
@@ -273,6 +274,20 @@ def test_the_optimum_is_the_density_ratio(case):
     expected = (SHIFT**2 / 2, -SHIFT, 0)
     assert (constant.item(), slope.item(), curvature.item()) == pytest.approx(expected, abs=2e-5)
     assert value == pytest.approx(DIVERGENCES[case], abs=1e-8)
+
+
+def test_linear_pearson_is_the_same_divergence():
+    """At T = 2 (dP/dQ - 1) the value is Pearson's, and every other T has less, by a quarter of its mean squared difference."""
+    objective = FDivergence("pearson-linear")
+
+    def best(x):
+        return -2 * torch.expm1(SHIFT * x - SHIFT**2 / 2)
+
+    value = _expected_value(objective, best)
+    assert value.item() == pytest.approx(math.expm1(SHIFT**2), abs=1e-8)
+    for other in (torch.sin, torch.ones_like, torch.tanh):
+        less = _expected_value(objective, lambda x, f=other: best(x) + 0.3 * f(x))
+        assert (value - less).item() == pytest.approx((MASS * (0.3 * other(GRID)) ** 2).sum().item() / 4, abs=1e-8)
 
 
 def test_total_variation_is_a_bound():
