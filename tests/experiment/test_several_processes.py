@@ -45,16 +45,17 @@ def norms(network: nn.Module) -> list[type]:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_every_batch_norm_of_a_trained_network_is_shared(build, size):
-    """Base and plain dcgan critic in `train-base`; in `train-energy` the base is frozen, and its norms stay torch's own."""
+    """Base and plain dcgan critic in `train-base`; in `train-energy` no norm sees moments of a batch, and all stay torch's own."""
     share, kind = Share(0, size), SharedBatchNorm if size > 1 else nn.BatchNorm2d
     training = build("train-base", share)
     assert norms(training.base) == [kind] * 2 and norms(training.energy) == []
     words = ["base={kind: dcgan, width: 2}", "energy={kind: dcgan, width: 2}"]
     training = build("train-base", share, *words, side=32)
     assert norms(training.base) == [kind] * 4 and norms(training.energy) == [kind] * 3
-    training = build("train-energy", share, *words, side=32)
-    assert norms(training.base) == [nn.BatchNorm2d] * 4 and norms(training.energy) == [kind] * 3
     assert all(m.share is share for m in training.energy.modules() if isinstance(m, SharedBatchNorm))
+    training = build("train-energy", share, *words, side=32)
+    assert norms(training.base) == [nn.BatchNorm2d] * 4 and norms(training.energy) == [nn.BatchNorm2d] * 3
+    assert not any(m.training for m in training.energy.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_a_batch_norm_of_someones_own_is_refused_by_several_processes_alone():
