@@ -166,6 +166,11 @@ class Experiment(Section):
                 f"evaluate.features: {self.evaluate.features} sees images, and train_base.{scored} scores data.kind: "
                 f"{self.data.kind} by it; use pixels"
             )
+        for key, section in (("train_base", self.train_base), ("train_energy", self.train_energy)):
+            if section.noise_std and section.objective.kind in ("cd", "pcd"):
+                raise ValueError(
+                    f"{key}.noise_std: would be seen by data and not by the chains of {section.objective.kind}; set it to 0"
+                )
         if self.train_energy.start_from_critic and of_base in ("mmd", "smmd", "gmmn", "ml", "cd", "pcd"):
             raise ValueError(
                 f"train_energy.start_from_critic: the objective {of_base} of train_base leaves no critic that is an energy; "

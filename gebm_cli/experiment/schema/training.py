@@ -96,8 +96,6 @@ class Optimiser(Section):
         if kind in DIRECT and (self.accumulate > 1 or self.precision != "float32"):
             key = "accumulate" if self.accumulate > 1 else "precision"
             raise ValueError(f"{section}.{key}: does not go with objective {kind}, which has no critic; leave it out")
-        if kind in ("cd", "pcd") and self.noise_std:
-            raise ValueError(f"{section}.noise_std: would be seen by data and not by the chains of {kind}; set it to 0")
         return self
 
     @model_validator(mode="after")
