@@ -56,9 +56,9 @@ ENERGIES: dict[str, list[str]] = {
     "kale, initialised c": ["objective={kind: kale, log_partition: initialised}"],
     "logistic": ["objective=logistic"],
     "f-gan reverse-kl": ["objective={kind: f-gan, divergence: reverse-kl}"],
-    "f-gan pearson": ["objective={kind: f-gan, divergence: pearson}"],
+    "f-gan pearson": ["objective={kind: f-gan, divergence: pearson}", "lr=1e-4", "penalty_weight=1"],
     "f-gan hellinger": ["objective={kind: f-gan, divergence: hellinger}"],
-    "pcd": ["objective={kind: pcd, n_steps: 5, step_size: 0.1}"],
+    "pcd": ["objective={kind: pcd, n_steps: 5, step_size: 0.1}", "noise_std=0"],
 }
 
 

@@ -1,8 +1,8 @@
-"""FID, KID, precision and recall of every sample set in a folder, against a fixed part of its run's training images.
+"""FID, KID, precision and recall of every sample set in a folder, against a fixed part of its run's training or held-out images.
 
     gebm sample --run RUN --sampler kla,mala,... --format npz --out SETS sample.diagnose=false
     gebm sample --run RUN --sampler none --format npz --out SETS/base
-    python tests/benchmarks/score_sets.py RUN SETS [--n-real 4000]
+    python tests/benchmarks/score_sets.py RUN SETS [--n-real 4000] [--held-out]
 
 All sets see the same features and the same reference, whose own part of KID and of precision is the long one: hence not all images.
 The last column is the relative test of KID against the set drawn by `none` (one-sided p that the set is no closer).
@@ -21,6 +21,7 @@ import yaml
 
 from gebm_cli.core.device import make_generator
 from gebm_cli.core.evaluation.kid import kid_difference
+from gebm_cli.experiment.build import build_dataset
 from gebm_cli.experiment.run import find_run, runs_root
 from gebm_cli.experiment.tracking import Scorer
 
@@ -30,9 +31,12 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("sets", type=Path)
     parser.add_argument("--n-real", type=int, default=4000)
+    parser.add_argument("--held-out", action="store_true", help="against images that neither stage has seen")
     asked = parser.parse_args()
-    scorer = Scorer(find_run(runs_root(None), asked.run), torch.device("cpu"))
-    whole = scorer.reference.data
+    run = find_run(runs_root(None), asked.run)
+    scorer = Scorer(run, torch.device("cpu"))
+    whole = build_dataset(run.experiment.data).held_out if asked.held_out else scorer.reference.data
+    assert whole is not None
     some = torch.randperm(len(whole), generator=make_generator(0, "reference"))[: asked.n_real]
     scorer.__dict__["reference"] = replace(scorer.reference, data=whole[some])
     found: dict[str, tuple[dict[str, Any], torch.Tensor]] = {}
