@@ -136,9 +136,10 @@ def train_energy(
     _require_event_files(tensorboard)
     where, dataset = resolve(device, exact=False), None
     world = join_world()
+    share = Share(world.rank, world.size)
     if chosen is None and loaded is not None and not loaded.trains_base:
         with placed(origins, loaded):
-            chosen, dataset = _of_first(world, lambda: fixed_base_run(loaded, root, allow_plugins))
+            chosen, dataset = _of_first(world, lambda: fixed_base_run(loaded, root, allow_plugins, share))
     if chosen is None:
         chosen = newest_run(root, "train-base", loaded.name if loaded else None)
     if not chosen.has("train-base"):
@@ -147,9 +148,9 @@ def train_energy(
         )
     require_allowed(chosen.experiment, allow_plugins, f"{chosen.path / 'experiment.yaml'}: ")
     if loaded is not None:
-        of_base, share = chosen, Share(world.rank, world.size)
+        of_base, data = chosen, dataset
         with placed(origins, loaded):
-            chosen, dataset = _of_first(world, lambda: start_energy(of_base, loaded, root, share))
+            chosen, dataset = _of_first(world, lambda: start_energy(of_base, loaded, root, share, data))
         if world.first and chosen.name != of_base.name:
             say(f"train-energy: another energy, so a new run with the base of {of_base.name}")
     work = partial(train, stage="train-energy", device=where, dataset=dataset, allow_plugins=allow_plugins, world=world)

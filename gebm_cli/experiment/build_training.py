@@ -11,7 +11,7 @@ from gebm_cli.core import kernels
 from gebm_cli.core.data.dataset import Dataset, Minibatches, to_float
 from gebm_cli.core.device import make_generator
 from gebm_cli.core.kernels import Kernel, median_bandwidth
-from gebm_cli.core.models.batch_norm import cannot_be_shared, share_batch_norm
+from gebm_cli.core.models.batch_norm import share_batch_norm
 from gebm_cli.core.models.networks import Energy
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.objectives.f_divergences import FDivergence
@@ -53,7 +53,6 @@ def build_training(
         experiment, dataset.shape, seed, stage, device, allow_plugins, place, n_out=outputs
     )
     trained: list[nn.Module] = [base, energy] if of_base else []  # an energy on a frozen base holds its statistics
-    refuse_batch_norm(trained, share)
     for network in trained:
         share_batch_norm(network, share)
     direct = build_direct(keys, of_base, dataset)
@@ -137,8 +136,9 @@ def build_objective(keys: Optimiser) -> Objective:
     if isinstance(chosen, objectives.Gan | objectives.Logistic):
         return FDivergence("js", non_saturating=True)
     if isinstance(chosen, objectives.FGan):
-        linear = chosen.divergence == "pearson" and isinstance(keys, TrainBase)  # a critic need be no log ratio
-        return FDivergence("pearson-linear" if linear else chosen.divergence, chosen.non_saturating)
+        if chosen.divergence == "pearson" and isinstance(keys, TrainBase):  # a critic need be no log ratio
+            return FDivergence("pearson-linear", non_saturating=True)
+        return FDivergence(chosen.divergence, chosen.non_saturating)
     if isinstance(chosen, objectives.Hinge):
         return Hinge()
     if isinstance(chosen, objectives.Wasserstein):
@@ -167,16 +167,6 @@ def _fixed_kernel(keys: objectives.Gmmn, dataset: Dataset) -> Kernel:
         return build_kernel(keys)
     median = median_bandwidth(to_float(dataset.train[:2000]).flatten(1))
     return kernels.GaussianMixture(tuple(median * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)))
-
-
-def refuse_batch_norm(trained: list[nn.Module], share: Share) -> None:
-    """Refuse the kinds that `share_batch_norm` leaves alone: each process would normalise its rows by themselves."""
-    kinds = sorted({kind for network in trained for kind in cannot_be_shared(network)})
-    if kinds and share.size > 1:
-        raise UsageError(
-            f"base and energy: {', '.join(kinds)} cannot be trained by several processes, whose rows it would normalise each by "
-            "themselves; use torch.nn.BatchNorm1d, 2d or 3d with running statistics inside the network, or one process"
-        )
 
 
 def _adapt(base: nn.Module, energy: Energy, keys: Optimiser, differentiated: bool) -> None:

@@ -130,6 +130,5 @@ def _short(value: Any) -> str:
     if hasattr(value, "kind"):
         return f"kind {value.kind}"
     value = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-    plain = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True)
     return text.removesuffix("...\n").strip()

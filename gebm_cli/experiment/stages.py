@@ -31,7 +31,7 @@ from gebm_cli.experiment.build import (
     result_state,
 )
 from gebm_cli.experiment.build_models import build_networks
-from gebm_cli.experiment.build_training import build_training, refuse_batch_norm, require_enough
+from gebm_cli.experiment.build_training import build_training, require_enough
 from gebm_cli.experiment.checkpoint import (
     BEST,
     latest_checkpoint,
@@ -41,7 +41,6 @@ from gebm_cli.experiment.checkpoint import (
 )
 from gebm_cli.experiment.continuing import OF_THE_BASE, changed_since, energy_run
 from gebm_cli.experiment.distributed import World
-from gebm_cli.experiment.doubts import doubts
 from gebm_cli.experiment.features import build_features
 from gebm_cli.experiment.flow_scene import require_scene
 from gebm_cli.experiment.plugins import require_allowed
@@ -50,7 +49,6 @@ from gebm_cli.experiment.schema import Experiment
 from gebm_cli.experiment.stopping import stop_signals
 from gebm_cli.experiment.training_scores import (
     Monitor,
-    affordable,
     build_rule,
     build_watch,
     closing_figures,
@@ -59,7 +57,7 @@ from gebm_cli.experiment.training_scores import (
 )
 
 Report = Callable[[int, int, dict[str, float]], None]
-MEASURED = 1000  # data points whose moments batch norm of an energy keeps
+MEASURED, PART = 1000, 100  # data points whose moments batch norm of an energy keeps, and how many of them at a time
 MOST_CALLS_BETWEEN = 10  # of two questions among processes whether to stop
 
 
@@ -73,7 +71,9 @@ def start_run(
     return create_run(experiment, root, dataset.shape), dataset
 
 
-def fixed_base_run(experiment: Experiment, root: Path, allow_plugins: bool = False) -> tuple[Run, Dataset | None]:
+def fixed_base_run(
+    experiment: Experiment, root: Path, allow_plugins: bool = False, share: Share | None = None
+) -> tuple[Run, Dataset | None]:
     """The run of an experiment whose base is not trained: the newest one below `root` with its networks, or a new one.
 
     Returns:
@@ -84,7 +84,7 @@ def fixed_base_run(experiment: Experiment, root: Path, allow_plugins: bool = Fal
         same = all(getattr(run.experiment, part) == getattr(experiment, part) for part in OF_THE_BASE)
         if same and experiment.seed in (None, run.experiment.seed):
             return run, None
-    return start_run(experiment, root, allow_plugins)
+    return start_run(experiment, root, allow_plugins, share)
 
 
 def check(experiment: Experiment, allow_plugins: bool = False, share: Share | None = None) -> Dataset:
@@ -96,12 +96,15 @@ def check(experiment: Experiment, allow_plugins: bool = False, share: Share | No
     return dataset
 
 
-def start_energy(base_run: Run, experiment: Experiment, root: Path, share: Share) -> tuple[Run, Dataset]:
-    """The run of an energy on a base (`energy_run`), and its data; keys they cannot fill are refused before anything is written."""
-    read: list[Dataset] = []
+def start_energy(
+    base_run: Run, experiment: Experiment, root: Path, share: Share, dataset: Dataset | None = None
+) -> tuple[Run, Dataset]:
+    """The run of an energy on a base (`energy_run`), and its data, if need be read here; keys they cannot fill are refused before
+    anything is written."""
+    read = [] if dataset is None else [dataset]
 
     def check() -> None:
-        read.append(build_dataset(experiment.data))
+        read.extend([] if read else [build_dataset(experiment.data)])
         require_enough(experiment.train_energy, "train-energy", len(read[0].train), share)
 
     return energy_run(base_run, experiment, root, check), read[0]
@@ -122,7 +125,6 @@ def _checked(
         require_enough(experiment.train_energy, "train-energy", len(dataset.train), share)
     with telling_what_was_left_out(dataset):
         base, prior, energy = build_networks(experiment, dataset.shape, 0, stage, torch.device("cpu"), allow_plugins)
-    refuse_batch_norm([base, energy] if experiment.trains_base else [], share)
     with torch.no_grad():
         energy.eval()(base.eval()(prior.sample(1, make_generator(0, "check"))))
     return dataset, base, energy
@@ -134,7 +136,8 @@ def telling_what_was_left_out(dataset: Dataset) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        raise (UsageError(f"{error}; {dataset.note}") if dataset.note else error) from None
+        told = dataset.note and "latent_dim" in str(error)
+        raise (UsageError(f"{error}; {dataset.note}") if told else error) from None
 
 
 def train(
@@ -181,7 +184,6 @@ def train(
             figures |= {name: training.watch.best, "best_step": training.watch.best_step}
         figures["peak_memory_mb"] = peak_memory_mb(device)
         entry["figures"] = {name: float(f"{value:.6g}") for name, value in figures.items()}
-        entry["warnings"] = doubts(figures, run.experiment.energy.kind == "flow")
         return {"step": training.step, **figures}
 
 
@@ -292,7 +294,7 @@ def _both_sides(training: Training, dataset: Dataset, seed: int) -> Iterator[Ten
     """Batches, half data and half base samples, each with its noise: of 1,000 data points, or all there are."""
     generator = make_generator(seed, "batch norm", device=training.generator.device)
     data = some(dataset.train, MEASURED, seed).to(generator.device)
-    for part in data.split(max(1, affordable(training) // 2)):
+    for part in data.chunk(-(-len(data) // PART)):  # whatever the batch is: the moments are those of the parts
         both = torch.cat([to_float(part), training.base(training.prior.sample(len(part), generator))])
         noise = torch.randn(both.shape, generator=generator, device=both.device)
         yield both + training.method.noise_std * noise

@@ -95,7 +95,10 @@ def of_base(name: str, keys: list[str], steps: int, seed: int, root: Path) -> st
 
 
 def of_energy(name: str, keys: list[str], base: Run, seed: int, root: Path) -> str:
-    overrides = [f"train_energy.{key}" for key in keys]
+    spectral = (
+        ["energy.spectral=norm"] if name == "pcd" else []
+    )  # chains that stand still would let E grow without bound
+    overrides = [f"train_energy.{key}" for key in keys] + spectral
     experiment = load_experiment(
         "experiments/digits.yaml", [*overrides, f"seed={seed}", "sample.beta=1", "sample.diagnose=false"]
     )

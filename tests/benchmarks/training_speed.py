@@ -124,7 +124,7 @@ def compare(kind: str, asked: argparse.Namespace) -> None:
     wires = [started(ours, kind, asked) for ours in (True, False)]
     for i, name in enumerate(("energy step", "base step")):
         pairs = []
-        for _ in range(asked.repeats):
+        for _ in range(max(2, asked.repeats)):
             pair = []
             for wire in wires:
                 wire.send(name)

@@ -542,9 +542,13 @@ def test_an_energy_is_trained_on_the_base_that_was_learned(build, tmp_path):
     assert not all(torch.equal(fresh[k], learned[k]) for k in learned)
 
 
-def test_an_energy_with_batch_norm_begins_with_the_moments_of_both_sides(tmp_path):
-    """Those of data and base samples together, half each, before its first layer; and it holds them."""
-    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+def _normed_energy(tmp_path, *overrides: str) -> Training:
+    """The first moment of an energy with batch norm: of a plain dcgan on 64 noisy images whose pixels are alike."""
+    grey = np.random.default_rng(0).integers(0, 256, (64, 1, 1, 1)) + np.random.default_rng(1).integers(
+        0, 20, (64, 32, 32, 3)
+    )
+    images = grey.clip(0, 255).astype(np.uint8)
+    tmp_path.mkdir(exist_ok=True)
     np.save(tmp_path / "images.npy", images)
     text = f"""\
 name: x
@@ -558,8 +562,13 @@ train_energy: {{noise_std: 0.5, batch_size: 32}}
 evaluate: {{features: pixels}}
 """
     (tmp_path / "x.yaml").write_text(text)
-    experiment = load_experiment(tmp_path / "x.yaml", [])
-    training = _prepare(trained_base(experiment, tmp_path), "train-energy", DATA(experiment), CPU, False, Share())
+    experiment = load_experiment(tmp_path / "x.yaml", [f"train_energy.{key}" for key in overrides])
+    return _prepare(trained_base(experiment, tmp_path), "train-energy", DATA(experiment), CPU, False, Share())
+
+
+def test_an_energy_with_batch_norm_begins_with_the_moments_of_both_sides(tmp_path):
+    """Those of data and base samples together, half each, before its first layer; and it holds them."""
+    training, images = _normed_energy(tmp_path), np.load(tmp_path / "images.npy")
     first, norm = training.energy.network[0], training.energy.network[3]
     assert training.energy.training and not norm.training
     with torch.no_grad():
@@ -573,3 +582,11 @@ evaluate: {{features: pixels}}
     spread = hidden.mean((2, 3)).std(0) / 8  # of the mean over the few samples that were seen
     assert ((norm.running_mean - hidden.mean((0, 2, 3))).abs() < 4 * spread).all()
     torch.testing.assert_close(norm.running_var, hidden.var((0, 2, 3)), rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("keys", [("accumulate=8",), ("batch_size=8",)])
+def test_the_moments_that_are_held_do_not_hang_on_how_a_batch_is_cut(tmp_path, keys):
+    """Rows of an image are alike, so the mean variance of small parts would be smaller than that of all."""
+    whole, cut = (_normed_energy(tmp_path / str(i), *k).energy.state_dict() for i, k in enumerate([(), keys]))
+    held = [name for name in whole if "running" in name]
+    assert len(held) == 6 and all(torch.equal(whole[name], cut[name]) for name in held)

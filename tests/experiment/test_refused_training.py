@@ -79,6 +79,12 @@ REFUSED = [
         for kind in ("mmd", "smmd", "gmmn", "ml", "cd", "pcd")
     ),
     (
+        POINTS,
+        ["train_base.objective={kind: f-gan, divergence: pearson}", "train_energy.start_from_critic=true"],
+        "train_energy.start_from_critic: the objective pearson of train_base leaves no critic that is an energy; leave it out",
+        ["train_base.objective.divergence=kl"],
+    ),
+    (
         CIRCLE,
         ["train_energy.start_from_critic=true"],
         "train_energy.start_from_critic: base.kind: circle is not trained, so it has no critic",

@@ -11,9 +11,8 @@ from torch import nn
 from gebm_cli.core.data.dataset import Dataset
 from gebm_cli.core.models.batch_norm import SharedBatchNorm
 from gebm_cli.core.parallel import Share
-from gebm_cli.errors import UsageError
 from gebm_cli.experiment import stages
-from gebm_cli.experiment.build_training import build_training, refuse_batch_norm
+from gebm_cli.experiment.build_training import build_training
 from gebm_cli.experiment.load import load_experiment
 
 IMAGES = """\
@@ -56,23 +55,6 @@ def test_every_batch_norm_of_a_trained_network_is_shared(build, size):
     training = build("train-energy", share, *words, side=32)
     assert norms(training.base) == [nn.BatchNorm2d] * 4 and norms(training.energy) == [nn.BatchNorm2d] * 3
     assert not any(m.training for m in training.energy.modules() if isinstance(m, nn.BatchNorm2d))
-
-
-def test_a_batch_norm_of_someones_own_is_refused_by_several_processes_alone():
-    """One sentence, with its class and what to do."""
-
-    class Conditional(nn.BatchNorm2d):
-        pass
-
-    network = nn.Sequential(nn.BatchNorm2d(2), Conditional(2))
-    refuse_batch_norm([network], Share())
-    refuse_batch_norm([nn.Sequential(nn.BatchNorm2d(2))], Share(0, 2))
-    with pytest.raises(UsageError) as caught:
-        refuse_batch_norm([nn.Linear(2, 2), network], Share(0, 2))
-    assert str(caught.value) == (
-        "base and energy: Conditional cannot be trained by several processes, whose rows it would normalise each by themselves; "
-        "use torch.nn.BatchNorm1d, 2d or 3d with running statistics inside the network, or one process"
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------- stopping

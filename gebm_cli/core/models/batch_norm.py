@@ -73,13 +73,6 @@ def share_batch_norm(network: nn.Module, share: Share) -> None:
                 setattr(parent, name, SharedBatchNorm(child, share))  # type: ignore[arg-type]
 
 
-def cannot_be_shared(network: nn.Module) -> list[str]:
-    """The kinds of batch norm in a network whose statistics `share_batch_norm` would leave to each process: those of another
-    class than torch's own, without running statistics, or the network itself, which has no place below another."""
-    kept = [m for m in norms(network) if type(m) not in PLAIN or m.running_mean is None or m is network]
-    return sorted({type(m).__name__ for m in kept})
-
-
 def norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
@@ -92,16 +85,17 @@ def mixes_samples(module: nn.Module) -> bool:
 @torch.no_grad()
 def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running statistics of batch norm to the mean over batches of each batch's moments; all else is as before."""
-    before = [(norm, norm.momentum, norm.training) for norm in norms(network)]
-    for norm, _, _ in before:
+    before, training = [(norm, norm.momentum) for norm in norms(network)], network.training
+    network.eval()  # no power iterations of spectral norm
+    for norm, _ in before:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
         norm.train()
     for batch in batches:
         network(batch)
-    for norm, momentum, training in before:
+    for norm, momentum in before:
         norm.momentum = momentum
-        norm.train(training)
+    network.train(training)
 
 
 def _tracking(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

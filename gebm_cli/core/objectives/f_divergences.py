@@ -3,7 +3,8 @@
     D_f(P || Q) = E_Q[f(dP/dQ)] = sup_T  E_P[T] - E_Q[f*(T)],     T = f'(dP/dQ) at the optimum
 
 With v = -(E + c) for log dP/dQ, T = f'(e^v) and f*(T) = e^v f'(e^v) - f(e^v): no output activation has to be chosen, every T
-lies in the domain of f*, and at the optimum of each of them E + c = -log dP/dQ. So any of them trains the energy of a GEBM.
+lies in the domain of f*, and at the optimum of each of them E + c = -log dP/dQ. So any of them trains the energy of a GEBM,
+but for "pearson-linear" and the sign alone that total variation gives.
 Deviation: Nowozin et al. (table 2) choose an output activation g_f for each f; ours is f' after exp, but for "pearson-linear".
 """
 
@@ -36,7 +37,8 @@ DUALS: dict[Name, _Dual] = {
     "reverse-kl": _Dual(lambda v: -torch.exp(-v), lambda v: v - 1),  # f = -log u
     "pearson": _Dual(lambda v: 2 * torch.expm1(v), lambda v: torch.expm1(2 * v)),  # f = (u - 1)^2
     # The same f with T = v: at the optimum v = 2 (dP/dQ - 1), no log ratio. For critics of a base in training: where supports are
-    # disjoint the divergence is infinite, and T = 2 (e^v - 1) takes v there in fifty steps on real images.
+    # disjoint the divergence is infinite, and T = 2 (e^v - 1) takes v there in fifty steps on real images. The base ascends T
+    # (`non_saturating`): below v = -2, where every sample of such a base ends, f* falls again and would push it away.
     "pearson-linear": _Dual(lambda v: v, lambda v: v * v / 4 + v),
     "hellinger": _Dual(lambda v: -torch.expm1(-v / 2), lambda v: torch.expm1(v / 2)),  # f = (sqrt u - 1)^2
     # f = u log u - (u + 1) log((u + 1) / 2), which is twice the Jensen-Shannon divergence: logistic regression, v the logit.

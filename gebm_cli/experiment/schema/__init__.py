@@ -171,9 +171,11 @@ class Experiment(Section):
                 raise ValueError(
                     f"{key}.noise_std: would be seen by data and not by the chains of {section.objective.kind}; set it to 0"
                 )
-        if self.train_energy.start_from_critic and of_base in ("mmd", "smmd", "gmmn", "ml", "cd", "pcd"):
+        learned_by = getattr(self.train_base.objective, "divergence", of_base)
+        no_energy = ("mmd", "smmd", "gmmn", "ml", "cd", "pcd", "pearson")
+        if self.train_energy.start_from_critic and learned_by in no_energy:
             raise ValueError(
-                f"train_energy.start_from_critic: the objective {of_base} of train_base leaves no critic that is an energy; "
+                f"train_energy.start_from_critic: the objective {learned_by} of train_base leaves no critic that is an energy; "
                 "leave it out"
             )
         return self

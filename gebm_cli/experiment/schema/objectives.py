@@ -33,7 +33,8 @@ class Logistic(Section):
 
 
 class FGan(Section):
-    """An f-divergence by its Fenchel dual, written so that E + c = -log of the density ratio (Nowozin et al. 2016)."""
+    """An f-divergence by its Fenchel dual, written so that E + c = -log of the density ratio (Nowozin et al. 2016); the critic of a
+    base by pearson is T itself."""
 
     kind: Literal["f-gan"]
     divergence: Literal["kl", "reverse-kl", "pearson", "hellinger", "js", "total-variation"] = Field(

@@ -13,7 +13,7 @@ import torch
 
 from gebm_cli.core.device import seeded_construction
 from gebm_cli.core.kernels import Gaussian
-from gebm_cli.core.models.batch_norm import cannot_be_shared, measure_statistics
+from gebm_cli.core.models.batch_norm import measure_statistics
 from gebm_cli.core.models.networks import Energy, mlp
 from gebm_cli.core.models.prior import NormalPrior
 from gebm_cli.core.objectives.kale import Kale
@@ -83,20 +83,6 @@ def test_a_base_step_in_parts_moves_running_statistics_once(parts):
     torch.testing.assert_close(base[0].running_mean, mean)
     torch.testing.assert_close(base[0].running_var, variance)
     assert base[0].num_batches_tracked == 1 and torch.equal(energy.network[0].running_var, before)
-
-
-def test_only_torchs_own_batch_norms_with_statistics_are_shared():
-    """Named are a class of someone's own, one without running statistics, and one that is the whole network."""
-
-    class Conditional(torch.nn.BatchNorm2d):
-        pass
-
-    plain = [torch.nn.BatchNorm1d(2), torch.nn.BatchNorm2d(2), torch.nn.BatchNorm3d(2)]
-    assert cannot_be_shared(torch.nn.Sequential(*plain, torch.nn.GroupNorm(1, 2), torch.nn.InstanceNorm2d(2))) == []
-    assert cannot_be_shared(torch.nn.Sequential(*plain, Conditional(2))) == ["Conditional"]
-    bare = torch.nn.BatchNorm2d(2, track_running_stats=False)
-    assert cannot_be_shared(torch.nn.Sequential(torch.nn.Sequential(bare))) == ["BatchNorm2d"]
-    assert cannot_be_shared(torch.nn.BatchNorm1d(2)) == ["BatchNorm1d"]
 
 
 def test_measured_statistics_are_the_mean_moments_of_the_batches():
