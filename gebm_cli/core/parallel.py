@@ -52,6 +52,14 @@ class Share:
         return self.of(gradient)
 
     @torch.no_grad()
+    def agree(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process what the first one has, in place: for what each computes for itself and decides by, where a last bit
+        of difference would let them take other paths."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients of all processes, in one message."""
         if self.size == 1:

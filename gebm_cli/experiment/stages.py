@@ -280,6 +280,7 @@ def _prepare(
             load_weights(training.energy, result_state(run, "train-base")["energy"], run, "critic")
         elif norms(training.energy):
             measure_statistics(training.energy, _both_sides(training, dataset, seed))
+            share.agree(b for norm in norms(training.energy) for b in norm.buffers())
     keys = experiment.train_base if training.train_base else experiment.train_energy
     if getattr(keys.objective, "log_partition", None) == "initialised":
         n = experiment.train_energy.n_log_partition
@@ -287,6 +288,7 @@ def _prepare(
         start = log_partition(training, n, make_generator(seed, "initial log-partition", device=device))
         training.base.train(training.train_base), training.energy.train()
         training.energy.log_partition.data.fill_(start.value)
+        share.agree([training.energy.log_partition.data])
     return training
 
 

@@ -129,7 +129,9 @@ def _process(rank: int, port: int, folder: str) -> None:
     whole = torch.arange(10.0).view(5, 2).repeat_interleave(2, 0)
     together = share.together(share.of(whole))
     derivatives = second_derivatives(share)
-    found = {"trained": results, "together": together, "whole": whole, "derivatives": derivatives}
+    agreed = torch.tensor([0.5, 1.0 + rank])
+    share.agree([agreed])
+    found = {"trained": results, "together": together, "whole": whole, "derivatives": derivatives, "agreed": agreed}
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -164,6 +166,11 @@ def _distance(state, other):
 def _same_curve(losses, others, steps):
     for step in steps:
         assert losses[step] == pytest.approx(others[step], rel=1e-4, abs=2e-6), step
+
+
+def test_what_is_agreed_on_is_the_first_processs(two):
+    for process in two:
+        assert process["agreed"].tolist() == [0.5, 1.0]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -203,6 +203,7 @@ class Training:
         self.step += 1
         if self.rule is not None and self.step % self.rule.every == 0:
             self.rule.update(self.result_base(), self.prior, self.step)
+            self.rule.multiplier = self._agreed(self.rule.multiplier)
         factor = self.rates.schedule(self.step)
         for group, rate in zip(self._groups(), self._start_rates, strict=True):
             group["lr"] = rate * factor if self.rule is None else self.rule.rate(rate * factor)
@@ -265,10 +266,17 @@ class Training:
     def _score(self, callbacks: Callbacks, watch: Watch) -> None:
         """Score the networks as they are now, and keep them where no earlier score was better."""
         score = watch.score(self)
+        score = replace(score, value=self._agreed(score.value))
         callbacks.log(self.step, {watch.name: score.value, f"{watch.name}_standard_error": score.standard_error})
         if watch.prefers(score.value):
             watch.best, watch.best_step = score.value, self.step
             callbacks.keep_best(self.step, self.state_dict())
+
+    def _agreed(self, number: float) -> float:
+        """The first process's number, in all of them."""
+        told = torch.tensor([number], dtype=torch.float64, device=self.generator.device)
+        self.method.share.agree([told])
+        return told.item()
 
     def _check(self, callbacks: Callbacks) -> Metrics:
         metrics = self.metrics()
