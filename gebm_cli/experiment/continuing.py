@@ -33,10 +33,16 @@ def energy_run(base_run: Run, wanted: Experiment, root: Path, check: Callable[[]
     `check` may refuse it before anything is written.
 
     Raises:
-        UsageError: `wanted` describes another base, energy or data than the run has; every differing key is listed.
+        UsageError: `wanted` describes another base or other data than the run has, or starts from a critic of another network than
+            its energy; every differing key is listed.
     """
     have = base_run.experiment
-    different = [key for part in OF_THE_BASE for key in differences(part, getattr(have, part), getattr(wanted, part))]
+    own_network = not wanted.train_energy.start_from_critic  # a fresh energy need not be the critic's network
+    parts = [part for part in OF_THE_BASE if not (own_network and part == "energy")]
+    different = [key for part in parts for key in differences(part, getattr(have, part), getattr(wanted, part))]
+    asked = wanted.energy.model_dump(mode="json")
+    if not own_network and (critic := base_run.record().get("critic", asked)) != asked:
+        different.append(f"energy: the critic was {_short(critic)}, asked for {_short(asked)}")
     if different:
         raise UsageError(
             f"{base_run.path}: was trained with other settings than the experiment now has; undo the change, or train a "
@@ -48,7 +54,7 @@ def energy_run(base_run: Run, wanted: Experiment, root: Path, check: Callable[[]
     wanted = wanted.model_copy(update={"seed": seed, "train_base": have.train_base})
     begun = base_run.last_session("train-energy")
     same = wanted.train_energy == have.train_energy
-    if wanted.seed == have.seed and (
+    if (wanted.seed, wanted.energy) == (have.seed, have.energy) and (
         begun is None or (same and begun["status"] in ("interrupted", "crashed", "failed"))
     ):
         if wanted == have:
@@ -65,6 +71,7 @@ def _fork(base_run: Run, experiment: Experiment, root: Path) -> Run:
         shutil.copytree(base_run.checkpoints("train-base"), run.checkpoints("train-base"))
     record: dict[str, Any] = run.record()
     record["base_from"] = base_run.name
+    record["critic"] = base_run.record().get("critic", base_run.experiment.energy.model_dump(mode="json"))
     record["stages"] = [s for s in base_run.record()["stages"] if s["stage"] == "train-base"]
     write_yaml(run.path / "record.yaml", record)
     return run

@@ -16,7 +16,7 @@ def told_log_partition(figures: Mapping[str, Any]) -> str:
     """`log-partition 1.2 +- 0.01 (ESS 21,000, 42 % of 50,000)`."""
     ess, n = figures["ess"], figures["n_log_partition"]
     estimate, error = figures["log_partition_estimate"], figures["log_partition_standard_error"]
-    return f"log-partition {estimate:.4g} +- {error:.2g} (ESS {ess:,.0f}, {100 * ess / n:.2g} % of {n:,.0f})"
+    return f"log-partition {estimate:.4g} +- {error:.2g} (ESS {ess:,.0f}, {100 * ess / n:.3g} % of {n:,.0f})"
 
 
 def most_certified(n: float) -> float:

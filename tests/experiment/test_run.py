@@ -185,6 +185,24 @@ def test_a_second_energy_gets_a_run_of_its_own_with_the_same_base(tmp_path, run)
         energy_run(run, other, tmp_path)
 
 
+def test_an_energy_may_have_another_network_than_the_critic(tmp_path, run):
+    """In a run of its own, even where the base's has none yet; unless it starts from the critic, which a fork remembers."""
+    _finish(run, "train-base")
+    wide = load_experiment(run.path / "experiment.yaml", ["energy.width=5"])
+    fork = energy_run(run, wide, tmp_path)
+    assert fork.path != run.path and fork.has("train-base") and fork.experiment.energy.width == 5
+    assert find_run(tmp_path, run.name).experiment == run.experiment
+    from_critic = load_experiment(
+        run.path / "experiment.yaml", ["energy.width=5", "train_energy.start_from_critic=true"]
+    )
+    with pytest.raises(UsageError, match=r"energy\.width: the run has 32, asked for 5"):
+        energy_run(run, from_critic, tmp_path)
+    with pytest.raises(UsageError, match=r"energy: the critic was \{.*width: 32.*\}, asked for \{.*width: 5"):
+        energy_run(fork, from_critic, tmp_path)
+    again = energy_run(fork, load_experiment(run.path / "experiment.yaml", ["energy.width=6"]), tmp_path)
+    assert again.record()["critic"] == run.experiment.energy.model_dump(mode="json")
+
+
 def test_a_run_of_another_version_is_passed_over_and_does_not_block_the_others(tmp_path, run):
     """A key that this version does not know makes one run unreadable, not all."""
     other = create_run(EXPERIMENT, tmp_path)
