@@ -130,9 +130,8 @@ def run(argv: list[str]) -> int:
         message, code = _explain(error)
         if isinstance(error, InterruptedRun) and not _first():
             return code
-        if (
-            _let_the_first_speak()
-        ):  # of all processes of torchrun one speaks, and a peer that is gone is no error of this one
+        # Of all processes of torchrun one speaks, and a peer that is gone is no error of this one.
+        if _let_the_first_speak():
             return code
         print(f"gebm: {message}", file=sys.stderr)
         return code

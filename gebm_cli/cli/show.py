@@ -55,7 +55,8 @@ def show(
     if schema:
         if experiment is not None or changed:
             raise UsageError("--schema: is that of all experiment files; give it alone")
-        print_result(editor_schema(), json, dumps(editor_schema(), indent=1))
+        whole = editor_schema()
+        print_result(whole, json, dumps(whole, indent=1))
         return
     if experiment is None:
         raise UsageError("give an experiment file or a run to show, for instance `gebm show digits`")

@@ -21,7 +21,7 @@ class Energy(nn.Module):
     Attributes:
         holds_statistics: batch norm keeps its running statistics, and uses them, in training mode too. An energy is a function of
             one sample; with moments of the batch another one would be trained than is sampled, and data and base samples would
-            be normalised apart.
+            be normalised apart. Deviation: the released GEBM code does that, and samples with running averages.
     """
 
     holds_statistics = False
